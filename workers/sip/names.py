@@ -40,7 +40,7 @@ _CANONICAL = (
     *("P-Asserted-Identity", "P-Preferred-Identity", "Priority", "Privacy", "Proxy-Authenticate", "Proxy-Require"),
     *("Proxy-Authorization", "RAck", "RSeq", "Reason", "Record-Route", "Remote-Party-ID", "Replaces", "Reply-To"),
     *("Require", "Retry-After", "Route", "Server", "Service-Route", "Subscription-State", "Timestamp", "Unsupported"),
-    *("User-Agent", "WWW-Authenticate", "Warning", "X-App-ID", "X-Webhook-URL", "X-Webhook-Secret"),
+    *("User-Agent", "WWW-Authenticate", "Warning"),
 )
 SPELLING = {name.lower(): name for name in _CANONICAL}
 # Every spelling met in practice -> our name; others take the slow path of `message.py`.
