@@ -47,3 +47,26 @@ def sleep_until_ns(deadline_ns: int) -> None:
     _deadline.seconds, _deadline.nanoseconds = divmod(deadline_ns, 1_000_000_000)
     while _clock_nanosleep(_CLOCK_MONOTONIC, _TIMER_ABSTIME, _deadline_ref, None):
         pass  # interrupted by a signal: the deadline is absolute, so just sleep again
+
+
+class _PollFd(ctypes.Structure):
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
+
+
+_POLLIN = 1
+_ppoll = ctypes.CDLL(None).ppoll
+_poll_fd = _PollFd(0, _POLLIN, 0)
+_poll_fd_ref = ctypes.byref(_poll_fd)
+
+
+def wait_until_ns(deadline_ns: int, fd: int) -> bool:
+    """Sleep to an absolute CLOCK_MONOTONIC instant or until `fd` is readable; True = readable, False = the instant has come.
+
+    poll() counts in whole milliseconds, too coarse for a mix: hence ppoll.
+    """
+    remaining = deadline_ns - monotonic_ns()
+    if remaining <= 0:
+        return False
+    _deadline.seconds, _deadline.nanoseconds = divmod(remaining, 1_000_000_000)
+    _poll_fd.fd = fd
+    return bool(_ppoll(_poll_fd_ref, 1, _deadline_ref, None) > 0)

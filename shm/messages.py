@@ -140,7 +140,7 @@ class Spawn(Command, frozen=True, kw_only=True):
 
     name: str  # "rtp 0", "sip", "room <id>", unique among the living
     kind: Literal["rtp", "sip", "room", "stream"]
-    start: bytes  # the kind's Start struct, msgpack; kept by the zygote for nobody: control knows it
+    start: bytes  # the kind's Start struct, msgpack; the zygote keeps it for the next control process
 
 
 class Spawned(Wire, frozen=True, kw_only=True):
@@ -150,6 +150,7 @@ class Spawned(Wire, frozen=True, kw_only=True):
     name: str
     kind: str
     pid: int
+    start: bytes
 
 
 class Adopt(Wire, frozen=True, kw_only=True):
@@ -158,13 +159,7 @@ class Adopt(Wire, frozen=True, kw_only=True):
     name: str
     kind: str
     pid: int
-
-
-class Forget(Wire, frozen=True, kw_only=True):
-    """control -> zygote: that worker is gone, close its descriptors."""
-
-    name: str
-    pid: int
+    start: bytes
 
 
 class ListWorkers(Command, frozen=True, kw_only=True):
@@ -177,7 +172,7 @@ class ZygoteStarted(Wire, frozen=True, kw_only=True):
     pid: int
 
 
-ToZygote = Spawn | Adopt | Forget | ListWorkers
+ToZygote = Spawn | Adopt | ListWorkers
 FromZygote = Spawned | Done | Failed | ZygoteStarted
 
 # ------------------------------------------------------------------------------------------------ rtp

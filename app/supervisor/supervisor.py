@@ -1,0 +1,311 @@
+"""The supervisor: starts, watches, restarts and places all worker processes.
+
+Runs in: control.
+Owns: which workers there are, and which room is mixed where.
+
+Rules
+1. A death is seen by pidfd, never inferred from a channel. A worker that is still wanted is replaced at once; the layers above
+   say what the successor must know (`Handlers.replay`).
+2. Hung is not dead: a stats row that stands still for a second gets its process killed.
+3. The third death of a dedicated room worker within 10 s gives its room up (`Handlers.room_is_hopeless`). A shared worker that
+   dies twice in 10 s has its rooms restarted one by one in dedicated workers, so that the guilty one shows itself.
+4. A room worker starts with the first participant and ends EMPTY_ROOM_S after the room was released.
+
+Not here: what a leg or a room is -> `app/legs`, `app/rooms`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from app.config import Config
+from app.supervisor.worker import Worker
+from app.supervisor.zygote import Found, ZygoteLink
+from shm.clock import monotonic_ns
+from shm.errors import ResourceError
+from shm.instance import STATS_ROWS, Instance
+from shm.messages import CloseRoom, Command, Hangup, RoomInventoryPart, RoomStart, RtpStart, SipStart
+
+WATCH_EVERY_S = 0.25
+HUNG_NS = 1_000_000_000
+DEATHS_WINDOW_NS = 10_000_000_000
+ROOM_DEATHS = 3
+SHARED_DEATHS = 2
+EMPTY_ROOM_S = 10.0
+RESTART_PAUSE_S = 0.5  # after repeated deaths; the first restart is immediate
+LEAVE_TIMEOUT_S = 1.0
+
+_log = structlog.get_logger()
+
+
+class Handlers(Protocol):
+    """What the layers above answer."""
+
+    def on_event(self, worker: Worker, event: Any) -> None: ...
+    def replay(self, worker: Worker) -> Iterable[Command]: ...
+    def reconcile(self, worker: Worker, inventory: list[Any]) -> None: ...
+    def worker_restarted(self, worker: Worker) -> None: ...
+    def room_is_hopeless(self, room_id: str) -> None: ...
+
+
+class Supervisor:
+    """`sip` and `rtp` exist after `start`; room workers come and go with rooms."""
+
+    sip: Worker
+
+    def __init__(self, config: Config, instance: Instance, handlers: Handlers, sip_start: SipStart) -> None:
+        self._config = config
+        self._instance = instance
+        self._handlers = handlers
+        self._sip_start = sip_start
+        self.rtp: list[Worker] = []
+        self._rooms: dict[str, Worker] = {}  # room id -> its worker
+        self._room_workers: list[Worker] = []  # also those about to leave
+        self._placing: dict[str, asyncio.Future[None]] = {}
+        self._closing: dict[str, asyncio.TimerHandle] = {}
+        self._stats_rows_in_use: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+
+    # ------------------------------------------------------------------------------------------ start and stop
+
+    async def start(self) -> None:
+        """Find what is alive, start what is missing."""
+        config = self._config
+        self._zygote = ZygoteLink(self._instance.control_end.dup(), self.workers)
+        self.sip = self._make("sip", "sip", 0, self._sip_start)
+        for index in range(config.rtp_workers):
+            start = RtpStart(
+                index=index,
+                stats_row=1 + index,
+                io=config.rtp_io,
+                playout_floor_ms=config.sip_jitter_buffer_ms,
+                playout_ceiling_ms=config.sip_jitter_buffer_max_ms,
+            )
+            self.rtp.append(self._make(f"rtp {index}", "rtp", 1 + index, start, index))
+        found = {one.name: one for one in await self._zygote.list_workers()}
+        await asyncio.gather(*(self._adopt(one) for one in found.values()))
+        missing = [worker for worker in (self.sip, *self.rtp) if worker.name not in found]
+        await asyncio.gather(*(self._spawn(worker) for worker in missing))
+        self._run(self._watch())
+
+    async def stop(self) -> None:
+        """Tell everybody to leave, wait a second, kill the rest."""
+        self._is_stopping = True
+        for handle in self._closing.values():
+            handle.cancel()
+        for worker in self.workers():
+            worker.leave()
+        leaving = [worker for worker in self.workers() if worker.pid]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                await asyncio.gather(*(worker.gone.wait() for worker in leaving))
+        for worker in leaving:
+            worker.kill()
+        self._zygote.close()
+        for task in self._tasks:
+            task.cancel()
+
+    def workers(self) -> list[Worker]:
+        return [self.sip, *self.rtp, *self._room_workers]
+
+    # ------------------------------------------------------------------------------------------ rooms
+
+    async def room_worker(self, room_id: str) -> Worker:
+        """The worker that mixes this room; starts one where none does. Raises ResourceError."""
+        if (timer := self._closing.pop(room_id, None)) is not None:
+            timer.cancel()
+        while (placing := self._placing.get(room_id)) is not None:
+            await asyncio.shield(placing)
+        if (worker := self._rooms.get(room_id)) is not None:
+            return worker
+        placed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._placing[room_id] = placed
+        try:
+            worker = await self._place(room_id)
+            self._rooms[room_id] = worker
+        finally:
+            placed.set_result(None)
+            del self._placing[room_id]
+        return worker
+
+    def release_room(self, room_id: str, *, at_once: bool = False) -> None:
+        """The room is empty (its worker goes in 10 s unless it is asked for again), or deleted (`at_once`)."""
+        if (timer := self._closing.pop(room_id, None)) is not None:
+            timer.cancel()
+        if at_once:
+            self._unplace(room_id)
+        elif room_id in self._rooms:
+            loop = asyncio.get_running_loop()
+            self._closing[room_id] = loop.call_later(EMPTY_ROOM_S, self._unplace, room_id)
+
+    def rooms_on(self, worker: Worker) -> list[str]:
+        return [room_id for room_id, other in self._rooms.items() if other is worker]
+
+    def _unplace(self, room_id: str) -> None:
+        self._closing.pop(room_id, None)
+        worker = self._rooms.pop(room_id, None)
+        if worker is None:
+            return
+        if self._is_shared(worker):
+            worker.tell(CloseRoom(room_id=room_id))
+        else:
+            worker.leave()  # its death frees the rest
+
+    async def _place(self, room_id: str) -> Worker:
+        config = self._config
+        dedicated = sum(not self._is_shared(worker) for worker in self._room_workers if worker.wanted)
+        if config.room_placement == "dedicated" or (
+            config.room_placement == "auto" and dedicated < config.room_dedicated_max
+        ):
+            return await self._start_room_worker(f"room {room_id}", shared=False)
+        shared = [worker for worker in self._room_workers if worker.wanted and self._is_shared(worker)]
+        names = {f"rooms {index}" for index in range(config.room_shared_workers)}
+        unused = sorted(names - {worker.name for worker in shared})
+        if unused:
+            return await self._start_room_worker(unused[0], shared=True)
+        return min(shared, key=lambda worker: len(self.rooms_on(worker)))
+
+    async def _start_room_worker(self, name: str, *, shared: bool) -> Worker:
+        worker = self._make_room_worker(name, shared=shared)
+        try:
+            await self._spawn(worker)
+        except ResourceError:
+            self._forget_room_worker(worker)
+            raise
+        return worker
+
+    def _make_room_worker(self, name: str, *, shared: bool) -> Worker:
+        stats_row = self._take_stats_row()
+        start = RoomStart(stats_row=stats_row, comfort_noise=self._config.comfort_noise_enabled, shared=shared)
+        worker = self._make(name, "room", stats_row, start)
+        self._room_workers.append(worker)
+        return worker
+
+    @staticmethod
+    def _is_shared(worker: Worker) -> bool:
+        return isinstance(worker.start, RoomStart) and worker.start.shared
+
+    def _forget_room_worker(self, worker: Worker) -> None:
+        self._room_workers.remove(worker)
+        self._stats_rows_in_use.discard(worker.stats_row)
+
+    def _take_stats_row(self) -> int:
+        first = 1 + self._config.rtp_workers
+        row = next((row for row in range(first, STATS_ROWS) if row not in self._stats_rows_in_use), 0)
+        if not row:
+            raise ResourceError("no room for another process in the stats table")
+        self._instance.stats.table[row] = 0  # nobody else writes a free row
+        self._stats_rows_in_use.add(row)
+        return row
+
+    # ------------------------------------------------------------------------------------------ lives
+
+    def _make(self, name: str, kind: str, stats_row: int, start: msgspec.Struct, index: int = 0) -> Worker:
+        worker = Worker(name, kind, stats_row, start, index)
+        worker.on_event = self._handlers.on_event
+        worker.on_death = self._on_death
+        return worker
+
+    async def _spawn(self, worker: Worker) -> None:
+        found = await self._zygote.spawn(worker.name, worker.kind, msgspec.msgpack.encode(worker.start))
+        worker.attach(found.channel_end, found.pid_fd, found.pid)
+        worker.introduce(list(self._handlers.replay(worker)))
+
+    async def _adopt(self, found: Found) -> None:
+        """Go on with a process that an earlier control process started."""
+        worker = next((one for one in (self.sip, *self.rtp) if one.name == found.name), None)
+        if worker is None:
+            start = msgspec.msgpack.decode(found.start, type=RoomStart)
+            worker = self._make(found.name, "room", start.stats_row, start)
+            self._stats_rows_in_use.add(start.stats_row)
+            self._room_workers.append(worker)
+        worker.attach(found.channel_end, found.pid_fd, found.pid)
+        try:
+            inventory = await worker.meet()
+        except ResourceError as error:
+            _log.error("a worker is silent and is replaced", worker=worker.name, error=str(error))
+            worker.kill()
+            return
+        mixed = {part.room_id for part in inventory if isinstance(part, RoomInventoryPart) and part.room_id}
+        self._rooms.update(dict.fromkeys(mixed, worker))
+        if worker.kind == "room" and not mixed:
+            worker.leave()
+        self._handlers.reconcile(worker, inventory)
+
+    def _on_death(self, worker: Worker) -> None:
+        if not worker.wanted and worker in self._room_workers:
+            self._forget_room_worker(worker)
+        if self._is_stopping or not worker.wanted:
+            return
+        _log.warning("worker died and is restarted", worker=worker.name, deaths=len(worker.deaths_ns))
+        if worker.kind == "sip":
+            worker.fail_unanswered(keep=(Hangup,))
+        self._run(self._restart(worker))
+
+    async def _restart(self, worker: Worker) -> None:
+        now_ns = monotonic_ns()
+        recent = sum(now_ns - death_ns < DEATHS_WINDOW_NS for death_ns in worker.deaths_ns)
+        if worker.kind == "room" and not self._is_shared(worker) and recent >= ROOM_DEATHS:
+            self._give_up(worker)
+            return
+        if self._is_shared(worker) and recent >= SHARED_DEATHS:
+            await self._separate(worker)
+            return
+        if recent > 1:
+            await asyncio.sleep(RESTART_PAUSE_S if worker.kind != "room" else 0)
+        try:
+            await self._spawn(worker)
+        except ResourceError as error:
+            _log.error("restart failed", worker=worker.name, error=str(error))
+            await asyncio.sleep(RESTART_PAUSE_S)
+            self._on_death(worker)  # try again
+            return
+        self._handlers.worker_restarted(worker)
+
+    def _give_up(self, worker: Worker) -> None:
+        for room_id in self.rooms_on(worker):
+            del self._rooms[room_id]
+            _log.error("room ends: its worker died again and again", room_id=room_id)
+            self._handlers.room_is_hopeless(room_id)
+        worker.wanted = False
+        worker.fail_unanswered(keep=())
+        self._forget_room_worker(worker)
+
+    async def _separate(self, worker: Worker) -> None:
+        """Rooms of a shared worker that keeps dying go each to a worker of its own."""
+        room_ids = self.rooms_on(worker)
+        worker.wanted = False
+        worker.fail_unanswered(keep=())
+        self._forget_room_worker(worker)
+        for room_id in room_ids:
+            alone = self._make_room_worker(f"room {room_id}", shared=False)
+            self._rooms[room_id] = alone
+            await self._spawn(alone)
+            self._handlers.worker_restarted(alone)
+
+    async def _watch(self) -> None:
+        """Kill what hangs. Does nothing in a round that comes late itself: then it was us."""
+        loop = asyncio.get_running_loop()
+        expected = loop.time()
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            expected, late_s = loop.time(), loop.time() - expected - WATCH_EVERY_S
+            if late_s > WATCH_EVERY_S:
+                continue
+            now_ns = monotonic_ns()
+            heartbeats = self._instance.stats.table["heartbeat_ns"]
+            for worker in self.workers():
+                alive_ns = max(int(heartbeats[worker.stats_row]), worker.attached_at_ns)
+                if worker.pid and now_ns - alive_ns > HUNG_NS:
+                    _log.error("worker hangs and is killed", worker=worker.name, pid=worker.pid)
+                    worker.kill()
+
+    def _run(self, coroutine: Any) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,147 @@
+"""Which rooms this process mixes, and who is in them.
+
+Runs in: a room worker.
+Owns: the participants of its rooms and the groups made of them: all rooms of one rate and phase are mixed as one batch.
+
+Rules
+1. A group is rebuilt only when somebody in it changed; between changes a tick allocates no membership.
+2. Changes with an `at_tick` wait here until that tick; one that comes late is applied at once and counted.
+"""
+
+import heapq
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shm.bank import Bank
+from shm.errors import ResourceError
+from shm.messages import (
+    AddParticipant,
+    CloseRoom,
+    MixParticipant,
+    OpenRoom,
+    RemoveParticipant,
+    Row,
+    SetParticipant,
+)
+from workers.audio import comfort_noise
+from workers.room.mixer import Batch, Plan
+
+Change = AddParticipant | SetParticipant | RemoveParticipant
+
+
+@dataclass
+class Room:
+    room_id: str
+    rate_hz: int
+    phase: int
+    participants: dict[str, MixParticipant] = field(default_factory=dict)
+
+
+class Group:
+    """All rooms of one rate and phase, with the plan of the last set of talkers."""
+
+    def __init__(self, bank: Bank, rooms: list[Room], *, with_comfort_noise: bool) -> None:
+        self.bank = bank
+        everyone = [(index, one) for index, room in enumerate(rooms) for one in room.participants.values()]
+        self.batch = Batch(
+            rows=np.array([one.row.index for _, one in everyone], np.int64),
+            room_of=np.array([index for index, _ in everyone], np.int64),
+            muted=np.array([one.muted for _, one in everyone], np.bool_),
+            deaf=np.array([one.deaf for _, one in everyone], np.bool_),
+        )
+        self.noise: NDArray[np.int16] | None = comfort_noise.frames(bank.rate_hz) if with_comfort_noise else None
+        self.talkers = b"none yet"
+        self.plan: Plan | None = None
+
+
+class Membership:
+    def __init__(self, banks: dict[int, Bank], *, with_comfort_noise: bool) -> None:
+        self._banks = banks
+        self._with_comfort_noise = with_comfort_noise
+        self.rooms: dict[str, Room] = {}
+        self.groups: dict[int, list[Group]] = {}  # phase -> one group per rate
+        self._scheduled: list[tuple[int, int, Change]] = []
+        self._order = 0
+        self._applied_tick = 0
+        self._stale_phases: set[int] = set()
+
+    def open(self, command: OpenRoom) -> None:
+        if command.room_id not in self.rooms:
+            self.rooms[command.room_id] = Room(command.room_id, command.rate_hz, command.phase)
+            self._stale_phases.add(command.phase)
+
+    def close(self, command: CloseRoom) -> None:
+        room = self.rooms.pop(command.room_id, None)
+        if room is not None:
+            self._stale_phases.add(room.phase)
+
+    def schedule(self, change: Change) -> bool:
+        """Apply now or at its tick; False when it came late. Raises ResourceError for a room that is not here."""
+        if change.room_id not in self.rooms:
+            raise ResourceError(f"room {change.room_id} is not mixed here")
+        if change.at_tick > self._applied_tick:
+            self._order += 1
+            heapq.heappush(self._scheduled, (change.at_tick, self._order, change))
+            return True
+        self._apply(change)
+        return change.at_tick == 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a change waits for its tick."""
+        return bool(self._scheduled)
+
+    def apply_due(self, tick: int) -> None:
+        """Before anything mixes `tick`."""
+        self._applied_tick = tick
+        while self._scheduled and self._scheduled[0][0] <= tick:
+            self._apply(heapq.heappop(self._scheduled)[2])
+        if self._stale_phases:
+            self._rebuild()
+
+    def _apply(self, change: Change) -> None:
+        room = self.rooms.get(change.room_id)
+        if room is None:
+            return  # closed while the change waited
+        match change:
+            case AddParticipant():
+                room.participants[change.leg_id] = MixParticipant(
+                    leg_id=change.leg_id, row=change.row, muted=change.muted, deaf=change.deaf
+                )
+            case SetParticipant():
+                if (known := room.participants.get(change.leg_id)) is not None:
+                    room.participants[change.leg_id] = MixParticipant(
+                        leg_id=change.leg_id, row=known.row, muted=change.muted, deaf=change.deaf
+                    )
+            case RemoveParticipant():
+                room.participants.pop(change.leg_id, None)
+        self._stale_phases.add(room.phase)
+
+    def _rebuild(self) -> None:
+        for phase in self._stale_phases:
+            by_rate: dict[int, list[Room]] = {}
+            for room in self.rooms.values():
+                if room.phase == phase and room.participants:
+                    by_rate.setdefault(room.rate_hz, []).append(room)
+            groups = [
+                Group(self._banks[rate_hz], rooms, with_comfort_noise=self._with_comfort_noise)
+                for rate_hz, rooms in by_rate.items()
+            ]
+            if groups:
+                self.groups[phase] = groups
+            else:
+                self.groups.pop(phase, None)
+        self._stale_phases.clear()
+
+
+def example_membership(banks: dict[int, Bank], rate_hz: int) -> Membership:
+    """A room of three on the first rows, for warming up before the first fork."""
+    membership = Membership(banks, with_comfort_noise=True)
+    membership.open(OpenRoom(room_id="warm", rate_hz=rate_hz, phase=0))
+    for index in range(3):
+        row = Row(rate_hz=rate_hz, index=index, generation=0)
+        membership.schedule(AddParticipant(room_id="warm", leg_id=str(index), row=row))
+    membership.apply_due(1)
+    return membership
