@@ -18,7 +18,7 @@ from shm import clock
 from shm.bank import RX_SLOTS, TX_SLOTS
 from shm.stats import STATS, lateness_bin
 from workers.room.membership import Group, Membership
-from workers.room.mixer import make_plan, mix_minus, saturate, totals
+from workers.room.mixer import make_plan, mix
 
 IDLE_WAIT_NS = 200_000_000
 
@@ -89,10 +89,9 @@ def mix_group(group: Group, tick: int) -> int:
         plan = group.plan = make_plan(batch, talkers, comfort_noise=group.noise is not None)
         group.talkers = key
     if len(talkers):
-        sums = totals(frames, plan)
-        bank.tx[plan.total_rows, out] = saturate(sums[plan.total_of])
-        if len(plan.own_rows):
-            bank.tx[plan.own_rows, out] = mix_minus(sums, frames, plan)
+        totals, without_own = mix(frames, plan)
+        bank.tx[plan.total_rows, out] = totals[plan.total_of]
+        bank.tx[plan.own_rows, out] = without_own
     if plan.noise_row >= 0 and group.noise is not None:
         bank.tx[plan.noise_row, out] = group.noise[tick % len(group.noise)]
     bank.tx_from[batch.rows, out] = plan.hears
