@@ -264,6 +264,7 @@ def parse(data: bytes) -> Request | Response:
     message.body = data[end + 4 :]
     if not head.count("\n") == head.count("\r") == len(lines) - 1:
         fault = fault or "Bare Line Break"
+        lines = [line.replace("\r", " ").replace("\n", " ") for line in lines]
     # The first fault is remembered and reading goes on: an answer needs the headers below it.
     fault = _read_headers(message, lines) or fault
     fault = fault or _check(message)
@@ -276,13 +277,15 @@ def respond(request: Request, status: int, reason: str = "", to_tag: str = "") -
     """A response with all that RFC 3261 section 8.2.6 copies; `to_tag` is added where To has none."""
     response = Response(status, reason or REASONS.get(status, "Unknown"))
     headers = response.headers
+    copied = set()
     for name, value in request.headers:
-        if name in ("via", "from", "call-id", "cseq"):
+        if name == "via" or (name == "record-route" and 100 < status < 300):
             headers.append((name, value))
-        elif name == "to":
-            tagged = not to_tag or _tag(value)
-            headers.append((name, value if tagged else f"{value};tag={to_tag}"))
-        elif (name == "record-route" and 100 < status < 300) or (name == "timestamp" and status == 100):
+        elif name in _REQUIRED and name not in copied:
+            copied.add(name)  # of a refused request with two of them, the first
+            needs_tag = name == "to" and to_tag and not _tag(value)
+            headers.append((name, f"{value};tag={to_tag}" if needs_tag else value))
+        elif name == "timestamp" and status == 100:
             headers.append((name, value))
     return response
 
