@@ -30,15 +30,15 @@ def conceal(
     rows, width = history.shape
     period = pitch_periods(history, rate_hz)
     row = np.arange(rows)
+    hold, silent_after = HOLD_MS * rate_hz // 1000, SILENT_AFTER_MS * rate_hz // 1000
     since_good = concealed_samples[:, None] + np.arange(samples)
     place = since_good % period[:, None]
-    repeated = history[row[:, None], place + (width - period)[:, None]].astype(np.float32)
+    repeated = history.take(place + (row * width + width - period)[:, None]).astype(np.float32)
 
     # The sample before the period and the last one should be equal; where not, the difference wears off within each repeat.
     step = history[:, -1].astype(np.float32) - history[row, width - period - 1]
     repeated += (step / period)[:, None] * (period[:, None] - place)
 
-    hold, silent_after = HOLD_MS * rate_hz // 1000, SILENT_AFTER_MS * rate_hz // 1000
     repeated *= ((silent_after - since_good) / np.float32(silent_after - hold)).clip(0, 1)
     concealed: NDArray[np.int16] = np.rint(repeated.clip(-32768, 32767)).astype(np.int16)
     return concealed

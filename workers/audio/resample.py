@@ -9,10 +9,10 @@ Owns: the polyphase matrices and the scratch they are applied in.
     out  (rows · windows, window) @ (window, 16 · to/from), rounded and saturated
 
 Rules
-1. No state: the caller hands over the input samples before the block. Consecutive calls equal one long call, bit for bit.
-2. Windows of 16 low-rate samples: measured best of 16…160. Full rows multiply mostly zeros; smaller windows mostly copy.
-3. One scratch per instance, for CHUNK_ROWS rows, so that all steps stay in the second-level cache: one thread only.
-4. Equal rates are not here: the caller knows and does nothing. The process sets OPENBLAS_NUM_THREADS=1.
+1. No state: the caller hands over the input samples before the block. Consecutive calls equal one long call, bit for bit on
+   AVX-512; BLAS's AVX2 kernels sum by a window's place in the batch, so there a near tie may round the other way (1 LSB).
+2. One scratch per instance, of one chunk of rows, so that all steps stay in the second-level cache: one thread only.
+3. Equal rates are not here: the caller knows and does nothing. The process sets OPENBLAS_NUM_THREADS=1.
 """
 
 from functools import cache
@@ -26,8 +26,11 @@ from workers.audio.lowpass import DELAY_LOW_SAMPLES, lowpass
 
 RATES_HZ = (8_000, 16_000, 48_000)
 
-_WINDOW_LOW_SAMPLES = 16
+_WINDOW_LOW_SAMPLES = 16  # measured best of 16 to 160: wider windows multiply mostly zeros
 _CHUNK_LOW_SAMPLES = 128 * 160  # 128 rows of 20 ms at 8 kHz at once; longer blocks or higher rates take fewer rows
+# All-zero rows (muted phones) are left out where they are a quarter of a batch as large as this: two thirds silent costs a quarter
+# less at 75 rows and half at 300; looking costs 8 %.
+_WORTH_SORTING_ROWS = 32
 _LOWEST = np.float32(-32768)
 _HIGHEST = np.float32(32767)
 
@@ -47,6 +50,7 @@ class Resampler:
         self.history = 2 * DELAY_LOW_SAMPLES * self._down
         self.delay_samples = DELAY_LOW_SAMPLES * self._up
         self.granularity_samples = from_hz // 100
+        self._hop_samples = _WINDOW_LOW_SAMPLES * self._down
         self._matrix = _polyphase_matrix(self._up, self._down)
         self._ext = np.empty(0, np.int16)
         self._windows = np.empty(0, np.float32)
@@ -69,18 +73,30 @@ class Resampler:
 
     def _convert(self, history: NDArray[np.int16], block: NDArray[np.int16], out: NDArray[np.int16]) -> None:
         rows, samples = block.shape
-        window_samples, out_samples = self._matrix.shape
-        hop_samples = _WINDOW_LOW_SAMPLES * self._down
-        windows_per_row = samples // hop_samples
-        windows = rows * windows_per_row
-        self._make_room(rows * (self.history + samples), windows)
-
-        ext = self._ext[: rows * (self.history + samples)].reshape(rows, -1)
+        ext_samples = self.history + samples
+        self._make_room(rows * ext_samples, rows * (samples // self._hop_samples))
+        ext = self._ext[: rows * ext_samples].reshape(rows, ext_samples)
         ext[:, : self.history] = history
         ext[:, self.history :] = block
+        if rows >= _WORTH_SORTING_ROWS:
+            heard = np.bitwise_or.reduce(ext.view(np.int64), axis=1).nonzero()[
+                0
+            ]  # each width is a multiple of 4 samples
+            if 4 * len(heard) <= 3 * rows:
+                out[...] = 0
+                out[heard] = self._filter(ext[heard])
+                return
+        np.copyto(out, self._filter(ext), casting="unsafe")
+
+    def _filter(self, ext: NDArray[np.int16]) -> NDArray[np.float32]:
+        """Histories and blocks side by side (rows, history + n) → rounded, saturated (rows, output samples) in scratch."""
+        rows, ext_samples = ext.shape
+        window_samples, out_samples = self._matrix.shape
+        windows_per_row = (ext_samples - self.history) // self._hop_samples
+        windows = rows * windows_per_row
         row_stride, sample_stride = ext.strides
         overlapping = as_strided(
-            ext, (rows, windows_per_row, window_samples), (row_stride, sample_stride * hop_samples, sample_stride)
+            ext, (rows, windows_per_row, window_samples), (row_stride, sample_stride * self._hop_samples, sample_stride)
         )
         gathered = self._windows[: windows * window_samples]
         gathered.reshape(overlapping.shape)[...] = overlapping  # also int16 → float32; BLAS takes no overlapping rows
@@ -88,7 +104,7 @@ class Resampler:
         np.matmul(gathered.reshape(windows, window_samples), self._matrix, out=products)
         products.clip(_LOWEST, _HIGHEST, out=products)
         np.rint(products, out=products)
-        np.copyto(out, products.reshape(out.shape), casting="unsafe")
+        return products.reshape(rows, windows_per_row * out_samples)
 
     def _make_room(self, ext_samples: int, windows: int) -> None:
         """Scratch grows to the largest chunk seen and stays."""

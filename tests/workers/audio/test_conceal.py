@@ -77,3 +77,12 @@ def test_fade_in_joins_both_sides(rate_hz):
     heard = np.concatenate((concealed[0, :gap], played[0]))
     assert roughness(heard, gap, fade_samples + 2) < 2 * roughness(whole, 0, len(whole))
     assert roughness(heard, gap, 2) < roughness(np.concatenate((concealed[0, :gap], good[0])), gap, 2)
+
+
+@each_rate
+def test_sound_without_a_period_does_not_jump_either(rate_hz):
+    steps = np.random.default_rng(1).normal(0, 300, (20, rate_hz * 30 // 1000))
+    history = np.cumsum(steps, axis=1).clip(-32768, 32767).astype(np.int16)
+    concealed = conceal(history, np.zeros(20, np.int64), rate_hz // 20, rate_hz)
+    heard = np.concatenate((history[:, -1:], concealed), axis=1).astype(float)
+    assert np.abs(np.diff(heard, axis=1)).max() < 1.3 * np.abs(steps).max()

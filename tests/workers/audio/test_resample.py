@@ -20,6 +20,11 @@ def convert(signal, from_hz, to_hz):
     return resample(np.zeros((len(signal), resample.history), np.int16), signal)
 
 
+def assert_same(some, others):
+    """Equal but for near ties that BLAS rounds differently by place (rule 1); a seam would be off by hundreds."""
+    assert np.abs(some.astype(int) - others).max(initial=0) <= 1
+
+
 def tone(hz, rate_hz, seconds=1.0, amplitude=20_000):
     return (
         (amplitude * np.sin(2 * np.pi * hz / rate_hz * np.arange(round(seconds * rate_hz))))
@@ -91,7 +96,7 @@ def test_no_seam(direction, rows, tens_of_ms, seed):
         end = start + count * resample.granularity_samples
         pieces.append(resample(signal[:, start - resample.history : start], signal[:, start:end]))
         start = end
-    assert np.array_equal(np.concatenate(pieces, axis=1), whole)
+    assert_same(np.concatenate(pieces, axis=1), whole)
 
 
 @each_direction
@@ -103,8 +108,22 @@ def test_rows_do_not_depend_on_their_company(from_hz, to_hz):
     history[7] = block[7] = 0
     together = resample(history, block)
     for row in (0, 1, 7, 127, 128, 299):
-        assert np.array_equal(resample(history[row : row + 1], block[row : row + 1])[0], together[row])
+        assert_same(resample(history[row : row + 1], block[row : row + 1])[0], together[row])
     assert not together[7].any()
+
+
+@pytest.mark.parametrize("heard", [0, 1, 20, 60, 79, 80])
+def test_silent_rows_change_nothing_for_the_others(heard):
+    resample = resampler(16_000, 8_000)
+    rng = np.random.default_rng(heard)
+    signal = rng.integers(-32768, 32768, (80, resample.history + 320)).astype(np.int16)
+    signal[rng.permutation(80)[heard:]] = 0
+    signal[:, resample.history :][:3] = 0  # the history alone still rings
+    history, block = signal[:, : resample.history], signal[:, resample.history :]
+    together = resample(history, block, np.full((80, 160), 99, np.int16))
+    alone = np.concatenate([resample(history[row : row + 1], block[row : row + 1]) for row in range(80)])
+    assert_same(together, alone)
+    assert np.array_equal(together.any(axis=1), signal.any(axis=1))
 
 
 @each_direction
@@ -134,7 +153,7 @@ def test_out_is_written_in_place():
     )
     slots = np.zeros((4, 3, 320), np.int16)
     assert resample(history, block, slots[:, 1]) is not None
-    assert np.array_equal(slots[:, 1], resample(history, block))
+    assert_same(slots[:, 1], resample(history, block))
     assert not slots[:, 0].any()
     assert not slots[:, 2].any()
     assert resample(history[:0], block[:0]).shape == (0, 320)
