@@ -4,7 +4,7 @@ Runs in: any worker that has a G.722 wire.
 Owns: the codec objects; a decoder belongs to one leg, an encoder to one group of legs that hear the same.
 
 Rules
-1. One call per packet: the C codec takes about 20 µs per 20 ms either way, so legs that hear the same share an encoder.
+1. One call per packet: the C codec takes 12 to 20 µs per 20 ms either way, so legs that hear the same share an encoder.
 2. Both ends start from zero: reset on a new SSRC and when a group's source changes. The other side recovers within some ms.
 
 Not here: RTP's 8 kHz clock for this 16 kHz codec (RFC 3551, section 4.5.2) → workers/rtp.
