@@ -116,7 +116,7 @@ def _whole(value: Any) -> Any:
 def _object_shape(kind: inspect.StructType) -> Shape:
     shapes: dict[str, tuple[Shape | None, bool]] = {}
     for field in kind.fields:
-        tells_empty = not field.required and (field.default, field.default_factory) == (inspect.NODEFAULT,) * 2
+        tells_empty = not field.required and (field.default, field.default_factory) == (msgspec.NODEFAULT,) * 2
         drops_empty = not tells_empty and any(_is_text(member) for member in _members(field.type))
         shapes[field.encode_name] = (_shape_of(field.type), drops_empty)
 

@@ -86,4 +86,4 @@ async def carry_out(operation: Operation, parameters: dict[str, str], request: m
     task = asyncio.ensure_future(call)
     _running.add(task)
     task.add_done_callback(_running.discard)
-    return await asyncio.shield(task)  # type: ignore[no-any-return]
+    return await asyncio.shield(task)

@@ -14,7 +14,7 @@ The connection is in the ASGI scope under SCOPE_KEY; under another server there 
 
 from typing import Any
 
-from gunicorn.asgi import websocket
+from gunicorn.asgi import websocket  # type: ignore[import-untyped]
 from websockets.speedups import apply_mask
 
 from shm.clock import monotonic_ns
@@ -24,7 +24,7 @@ REASONS = {400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method 
 REASONS |= {426: "Upgrade Required", 500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable"}
 
 
-class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]  # gunicorn has no types
+class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
     def __init__(self, transport: Any, scope: dict[str, Any], *arguments: Any, **options: Any) -> None:
         super().__init__(transport, scope, *arguments, **options)
         self.heard_ns = monotonic_ns()

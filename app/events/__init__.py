@@ -1,0 +1,1 @@
+"""Events: what is told to webhooks and event WebSockets. Runs in: control."""
