@@ -20,15 +20,13 @@ import sys
 import time
 from typing import Any
 
-for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")  # numpy is called from many processes, each with its own core to lose
+from gunicorn import util
+from setproctitle import setproctitle
 
 import app.main
 from app.config import Config, ConfigError
 from app.listeners import bind_sip, check_http
-from app.logs import GUNICORN_LOGCONFIG
-from gunicorn import util
-from setproctitle import setproctitle
+from app.logs import GUNICORN_LOGGING
 from shm.errors import ResourceError
 from workers.zygote import become_zygote
 
@@ -40,7 +38,8 @@ try:
 except ConfigError as error:
     sys.exit(f"roomtone: {error}")
 
-bind = [_config.http_bind]
+_http = _config.http_addr
+bind = [f"[{_http.host}]:{_http.port}" if ":" in _http.host else f"{_http.host}:{_http.port}"]
 workers = 1
 worker_class = "app.gunicorn_worker.ControlWorker"
 wsgi_app = "app.main:asgi"
@@ -53,7 +52,7 @@ max_requests = 0
 timeout = 30
 keepalive = 75
 worker_connections = 10000
-logconfig_dict = GUNICORN_LOGCONFIG
+logconfig_dict = GUNICORN_LOGGING
 
 util._setproctitle = lambda title: setproctitle(  # noqa: SLF001 - gunicorn offers no other way to name its processes
     "roomtone: master" if title.startswith("master") else "roomtone: control"
@@ -69,7 +68,7 @@ def on_starting(_server: Any) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans of a dead zygote are reaped here
     try:
-        check_http(_config.http_host, _config.http_port)
+        check_http(*_http)
         app.main.prepare(_config, bind_sip(_config))
     except (ConfigError, ResourceError, OSError) as error:
         sys.exit(f"roomtone: {error}")
@@ -86,7 +85,7 @@ def when_ready(server: Any) -> None:
             server.log.warning("the zygote died and is forked anew")
             _fork_zygote(server)
 
-    def stop_for_good(graceful: bool = True) -> None:  # noqa: FBT001, FBT002 - gunicorn's signature
+    def stop_for_good(graceful: bool = True) -> None:
         app.main.instance().mark_stopping()
         stop(graceful)
 
@@ -109,7 +108,7 @@ def on_exit(_server: Any) -> None:
 
 
 def _fork_zygote(server: Any) -> None:
-    global _zygote_pid, _zygote_pid_fd  # noqa: PLW0603 - the master is one object: this module
+    global _zygote_pid, _zygote_pid_fd
     pid = os.fork()
     if pid == 0:
         for listener in server.LISTENERS:

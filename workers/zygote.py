@@ -29,8 +29,11 @@ import workers.room.main
 import workers.rtp.main
 import workers.sip.main
 from shm import messages
+from shm.bank import RATES_HZ
 from shm.channel import Channel, channel_pair
 from shm.instance import Instance
+from workers.audio import comfort_noise
+from workers.audio.resample import resampler
 from workers.process import Run, become_worker
 
 LIFELINE_GRACE_S = 4.5
@@ -67,6 +70,7 @@ def become_zygote(instance: Instance) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)
         instance.drop_master_ends()
         instance.control_end.close()
+        _warm_signal_code()
         workers.room.main.warm()
         gc.collect()
         gc.freeze()
@@ -74,6 +78,15 @@ def become_zygote(instance: Instance) -> NoReturn:
         status = 0
     finally:
         os._exit(status)
+
+
+def _warm_signal_code() -> None:
+    """Tables that are made at first use, made once for all forks."""
+    for rate_hz in RATES_HZ:
+        comfort_noise.frames(rate_hz)
+        for other_hz in RATES_HZ:
+            if other_hz != rate_hz:
+                resampler(rate_hz, other_hz)
 
 
 class Zygote:
