@@ -10,9 +10,10 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -60,13 +61,14 @@ def own_server() -> Iterator[Callable[..., Server]]:
 
 
 @pytest.fixture
-async def rest(server: Server) -> AsyncIterator[Rest]:
+async def rest(server: Server, phones: Phones) -> AsyncIterator[Rest]:
+    """Cleans up after the test while its phones still answer: hence it depends on them."""
     async with Rest(server.base) as client:
         yield client
         for leg in (await client.get("/legs")).json:
             await client.delete(f"/legs/{leg['id']}", expect=None)
         for room in (await client.get("/rooms")).json:
-            await client.delete(f"/rooms/{room['id']}", expect=None)
+            await client.delete(f"/rooms/{quote(room['id'], safe='')}", expect=None)
 
 
 @pytest.fixture
@@ -95,6 +97,18 @@ class Phones:
         await call.answered()
         await connected(rest, leg_id)
         return leg_id, call
+
+    async def meeting(self, rest: Rest, room_id: str, tones: Iterable[float], **options: Any) -> list[tuple[str, Call]]:
+        """One answering phone per tone, all in one room and each already hearing all the others."""
+        tones = list(tones)
+        fields = {"room_id": room_id}
+        legs = await asyncio.gather(
+            *(self.dialled(rest, name=f"phone{t:g}", tone_hz=t, fields=fields, **options) for t in tones)
+        )
+        await asyncio.gather(
+            *(call.media.settled(set(tones) - {own}) for (_, call), own in zip(legs, tones, strict=True))
+        )
+        return legs
 
     async def calling(self, server: Server, vsi: Vsi, rest: Rest, **options: Any) -> tuple[str, Call]:
         """A new phone calls the server, which answers by REST: (leg id, the phone's call)."""

@@ -73,6 +73,17 @@ def longest_gap_ms(recording: Recording, tone_hz: float, *, below_db: float = -4
     return longest * step_ms
 
 
+def longest_quiet_ms(recording: Recording, *, below_rms: float = 300.0, step_ms: float = 5.0) -> float:
+    """The longest stretch, laid out by RTP time, in which every step of 5 ms is quieter than a soft voice."""
+    step = int(recording.rate_hz * step_ms / 1000)
+    steps = recording.audio[: recording.audio.size // step * step].reshape(-1, step).astype(np.float64)
+    longest = run = 0
+    for loudness in np.sqrt(np.mean(steps**2, axis=1)):
+        run = run + 1 if loudness < below_rms else 0
+        longest = max(longest, run)
+    return longest * step_ms
+
+
 def onset_ms(recording: Recording, tone_hz: float, *, above_db: float = -30.0) -> float:
     """When the tone is first heard, in ms from the start of the recording; infinite when never."""
     size, step = int(recording.rate_hz * 0.02), int(recording.rate_hz * 0.005)

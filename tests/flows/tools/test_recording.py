@@ -8,7 +8,7 @@ import pytest
 from tests.flows.tools.codecs import CODECS, sine
 from tests.flows.tools.recording import record
 from tests.flows.tools.rtp import Digit, Packet, build, digits, dtmf_payload, parse, parse_rtcp, sender_report
-from tests.flows.tools.spectrum import assert_hears, assert_silent, longest_gap_ms, onset_ms
+from tests.flows.tools.spectrum import assert_hears, assert_silent, longest_gap_ms, longest_quiet_ms, onset_ms
 
 PCMU = CODECS["PCMU"]
 
@@ -45,6 +45,7 @@ def test_loss_is_a_hole_of_its_length() -> None:
     assert recording.lost == 3
     assert np.count_nonzero(~recording.present) == 480
     assert 40 <= longest_gap_ms(recording, 440) <= 65
+    assert longest_quiet_ms(recording) == pytest.approx(60, abs=5)
     assert recording.longest_arrival_gap_ms == pytest.approx(80)
 
 
