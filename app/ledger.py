@@ -7,7 +7,8 @@ Rules
 1. It survives a process, not a power cut: WAL, synchronous off. A put that has returned is in the page cache of the kernel.
 2. One writer, control, alone: EXCLUSIVE locking, so that a put is one write and no lock calls. A successor opens it after the
    kernel has let go of its predecessor's lock.
-3. A put of an existing (kind, key) keeps the fact's place in the order.
+3. A write that fails (disk full) is logged and calls go on: the fact then lives in memory only.
+4. A put of an existing (kind, key) keeps the fact's place in the order.
 
 Not here: what is in a body -> its owner (`app/rooms`, `app/legs`, `app/events`).
 """
@@ -16,6 +17,8 @@ import sqlite3
 from typing import TypeVar
 
 import msgspec
+
+from app.logs import log
 
 LOCK_TIMEOUT_S = 5.0
 
@@ -41,11 +44,17 @@ class Ledger:
 
     def put(self, kind: str, key: str, value: msgspec.Struct) -> None:
         """Remember; an earlier fact of that kind and key is replaced."""
-        self._database.execute(_PUT, (kind, key, _encode(value)))
+        self._write(_PUT, (kind, key, _encode(value)))
 
     def drop(self, kind: str, key: str) -> None:
         """Forget; unknown facts are no error."""
-        self._database.execute(_DROP, (kind, key))
+        self._write(_DROP, (kind, key))
+
+    def _write(self, statement: str, values: tuple[str | bytes, ...]) -> None:
+        try:
+            self._database.execute(statement, values)
+        except sqlite3.OperationalError as error:
+            log.error("ledger_write_failed", kind=values[0], error=str(error))
 
     def load(self, kind: str, of_type: type[Fact]) -> dict[str, Fact]:
         """All facts of a kind in the order they were first put."""

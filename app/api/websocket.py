@@ -25,6 +25,9 @@ REASONS |= {426: "Upgrade Required", 500: "Internal Server Error", 501: "Not Imp
 
 
 class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
+    _denied: bool
+    accepted: bool
+
     def __init__(self, transport: Any, scope: dict[str, Any], *arguments: Any, **options: Any) -> None:
         super().__init__(transport, scope, *arguments, **options)
         self.heard_ns = monotonic_ns()

@@ -236,7 +236,5 @@ class Webhooks:
 def _proxy_for(url: URL) -> str | None:
     """What HTTP_PROXY, HTTPS_PROXY and NO_PROXY say about this URL."""
     assert url.host is not None
-    proxies = urllib.request.getproxies_environment()
-    if url.scheme not in proxies or urllib.request.proxy_bypass_environment(f"{url.host}:{url.port}", proxies):
-        return None
-    return proxies[url.scheme]
+    proxy = urllib.request.getproxies().get(url.scheme)
+    return None if proxy is None or urllib.request.proxy_bypass(f"{url.host}:{url.port}") else proxy
