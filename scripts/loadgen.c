@@ -829,11 +829,12 @@ static void run(void) {
     const int64_t slot_ns = FRAME_NS / SLOTS;
     /* Frames begin on the grid of CLOCK_MONOTONIC, shifted by --phase-ms, so that two runs meet the server's ticks alike. */
     int64_t start_ns = (now_ns() / FRAME_NS + 2) * FRAME_NS + (int64_t)(option.phase_ms * 1e6);
+    realtime_offset_ns = clock_ns(CLOCK_REALTIME) - now_ns(); /* read anew in each slot: the clocks drift apart */
     for (int64_t n = 0; !quits; n++) {
         int64_t deadline_ns = start_ns + n * slot_ns, frame = n / SLOTS, slot = n % SLOTS;
         serve_until(deadline_ns);
         int64_t now = now_ns();
-        realtime_offset_ns = clock_ns(CLOCK_REALTIME) - now_ns();
+        realtime_offset_ns = clock_ns(CLOCK_REALTIME) - now;
         if (in_window(now)) histogram_add(&send_lateness, now - deadline_ns);
         for (int i = slot_first[slot]; i < slot_first[slot + 1]; i++) {
             call *c = &calls[slot_calls[i]];

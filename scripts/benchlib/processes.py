@@ -3,7 +3,8 @@
 Runs in: scripts/bench.
 Owns:    the set of processes that were ever seen below the server's master.
 Rules:
- 1. A process is a pid and its start time. Once seen it stays in the tree, also when its parent died.
+ 1. A process is a pid and its start time. Once seen it stays in the tree, also when its parent died. One that was never
+    seen below its parent belongs to it too when its session's leader does (so the master has to lead its session).
  2. CPU is the first field of /proc/<pid>/task/*/schedstat, nanoseconds on a CPU; tick accounting under-counts short work.
  3. Memory is PSS: a page that n processes map counts 1/n in each, so the sum has every page once, banks included.
 """
@@ -57,7 +58,7 @@ class ProcessTree:
         while grown:
             grown = False
             for pid, fields in stats.items():
-                if fields and pid not in self.started and int(fields[1]) in self.started:
+                if fields and pid not in self.started and self.started.keys() & {int(fields[1]), int(fields[3])}:
                     self.started[pid] = fields[19]
                     grown = True
         for pid in self.started:

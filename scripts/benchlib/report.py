@@ -131,6 +131,7 @@ def share(value: float | None) -> str:
 def table(found: dict[str, Any], legs: int) -> str:
     """The figures for a person, one a line: name, value, unit."""
     listeners, memory, ending = found["listeners"], found["memory"], found["ending"]
+    scheduling = f"scheduled {found['generator_scheduling']}"
     by_kind = found["cpu_us_per_leg_second_by_kind"]
     rows = [
         ("legs up", f"{found['legs_up']} of {legs}", ""),
@@ -138,7 +139,11 @@ def table(found: dict[str, Any], legs: int) -> str:
         *((f"  {kind}", number(us, 0), "us") for kind, us in by_kind.items()),
         ("legs per core", number(found["legs_per_core"], 0), ""),
         ("generator CPU per leg and second", number(found["generator_us_per_leg_second"], 0), "us"),
-        ("generator late p50 / p99 / max", spread(found["generator_send_late_ms"], "p50", "p99", "max"), "ms"),
+        (
+            "generator late p50 / p99 / max",
+            spread(found["generator_send_late_ms"], "p50", "p99", "max"),
+            f"ms, {scheduling}",
+        ),
         ("loss", f"{found['packets_lost']} ({share(found['loss_share'])})", "packets"),
         ("packets against the clock", share(found["packets_by_time_share"]), ""),
         ("gap p50 / p99 / max", spread(found["gap_ms"], "p50", "p99", "max"), "ms"),

@@ -1,6 +1,7 @@
 """The bench's parts that need no server: figures from /metrics and /proc, and the build of the generator."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -78,10 +79,25 @@ def test_the_tree_counts_children_by_kind_and_keeps_orphans():
     memory = tree.memory()
     assert memory["room"].processes == 1
     assert 1000 < memory["room"].pss_kib < 100_000
-    parent.communicate("\n")
+    parent.stdin.close()
+    parent.wait()
     (orphan,) = tree.living()
     assert tree.kinds[orphan] == "room"
-    subprocess.run(["kill", str(orphan)], check=True)
+    os.kill(orphan, signal.SIGKILL)
+    parent.stdout.close()
+
+
+def test_a_process_whose_parent_died_unseen_is_found_by_its_session():
+    detaching = PARENT.replace("if os.fork() == 0:", "if os.fork() == 0 and (os.fork() == 0 or os._exit(0)):")
+    command = [sys.executable, "-c", detaching]
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert parent.stdout.readline() == "done\n"
+    tree = processes.ProcessTree(parent.pid)
+    tree.find()
+    (detached,) = [pid for pid, kind in tree.kinds.items() if kind == "room"]
+    assert int(processes.stat_fields(detached)[1]) != parent.pid
+    os.kill(detached, signal.SIGKILL)
+    parent.communicate()
 
 
 def test_without_a_compiler_the_packages_are_named(tmp_path, monkeypatch):
