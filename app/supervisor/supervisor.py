@@ -30,6 +30,7 @@ from shm.errors import ResourceError
 from shm.instance import STATS_ROWS, Instance
 from shm.messages import CloseRoom, Command, Hangup, RoomInventoryPart, RoomStart, RtpStart, SipStart
 
+BUILT_CODECS = ("PCMU", "PCMA", "G722", "L16")
 WATCH_EVERY_S = 0.25
 HUNG_NS = 1_000_000_000
 DEATHS_WINDOW_NS = 10_000_000_000
@@ -52,16 +53,46 @@ class Handlers(Protocol):
     def room_is_hopeless(self, room_id: str) -> None: ...
 
 
+def sip_start(config: Config) -> SipStart:
+    """The part of the configuration that signalling needs."""
+    return SipStart(
+        stats_row=0,
+        bind_ip=config.sip_bind_ip,
+        bind_ipv6=config.sip_bind_ipv6,
+        port=config.sip_port,
+        tls_port=config.sip_tls_port,
+        external_ip=config.sip_external_ip,
+        domain=config.sip_domain,
+        product=config.sip_host,
+        tls_cert=config.sip_tls_cert,
+        tls_key=config.sip_tls_key,
+        tls_ca_file=config.sip_tls_ca_file,
+        tls_insecure=config.sip_tls_insecure_skip_verify,
+        codecs=built_codecs(config),
+        outbound_proxy=config.sip_outbound_proxy,
+        auto_ringing=config.sip_auto_ringing,
+        use_source_socket=config.sip_use_source_socket,
+        strict_mline_answer=config.sip_sdp_strict_mline_answer,
+        debug=config.sip_debug,
+        ringing_limit=max(1, config.max_legs // 4),
+        trusted_networks=tuple(str(network) for network in config.sip_trusted_ips),
+    )
+
+
+def built_codecs(config: Config) -> tuple[str, ...]:
+    """SIP_CODECS as far as they are built; the built defaults where none is."""
+    return tuple(name for name in config.sip_codecs if name in BUILT_CODECS) or BUILT_CODECS[:3]
+
+
 class Supervisor:
-    """`sip` and `rtp` exist after `start`; room workers come and go with rooms."""
+    """`sip` and `rtp` exist after `start`; room workers come and go with rooms. `handlers` is set before `start`."""
 
     sip: Worker
+    handlers: Handlers
 
-    def __init__(self, config: Config, instance: Instance, handlers: Handlers, sip_start: SipStart) -> None:
+    def __init__(self, config: Config, instance: Instance) -> None:
         self._config = config
         self._instance = instance
-        self._handlers = handlers
-        self._sip_start = sip_start
         self.rtp: list[Worker] = []
         self._rooms: dict[str, Worker] = {}  # room id -> its worker
         self._room_workers: list[Worker] = []  # also those about to leave
@@ -77,7 +108,7 @@ class Supervisor:
         """Find what is alive, start what is missing."""
         config = self._config
         self._zygote = ZygoteLink(self._instance.control_end.dup(), self.workers)
-        self.sip = self._make("sip", "sip", 0, self._sip_start)
+        self.sip = self._make("sip", "sip", 0, sip_start(self._config))
         for index in range(config.rtp_workers):
             start = RtpStart(
                 index=index,
@@ -207,14 +238,14 @@ class Supervisor:
 
     def _make(self, name: str, kind: str, stats_row: int, start: msgspec.Struct, index: int = 0) -> Worker:
         worker = Worker(name, kind, stats_row, start, index)
-        worker.on_event = self._handlers.on_event
+        worker.on_event = self.handlers.on_event
         worker.on_death = self._on_death
         return worker
 
     async def _spawn(self, worker: Worker) -> None:
         found = await self._zygote.spawn(worker.name, worker.kind, msgspec.msgpack.encode(worker.start))
         worker.attach(found.channel_end, found.pid_fd, found.pid)
-        worker.introduce(list(self._handlers.replay(worker)))
+        worker.introduce(list(self.handlers.replay(worker)))
 
     async def _adopt(self, found: Found) -> None:
         """Go on with a process that an earlier control process started."""
@@ -235,7 +266,7 @@ class Supervisor:
         self._rooms.update(dict.fromkeys(mixed, worker))
         if worker.kind == "room" and not mixed:
             worker.leave()
-        self._handlers.reconcile(worker, inventory)
+        self.handlers.reconcile(worker, inventory)
 
     def _on_death(self, worker: Worker) -> None:
         if not worker.wanted and worker in self._room_workers:
@@ -265,13 +296,13 @@ class Supervisor:
             await asyncio.sleep(RESTART_PAUSE_S)
             self._on_death(worker)  # try again
             return
-        self._handlers.worker_restarted(worker)
+        self.handlers.worker_restarted(worker)
 
     def _give_up(self, worker: Worker) -> None:
         for room_id in self.rooms_on(worker):
             del self._rooms[room_id]
             _log.error("room ends: its worker died again and again", room_id=room_id)
-            self._handlers.room_is_hopeless(room_id)
+            self.handlers.room_is_hopeless(room_id)
         worker.wanted = False
         worker.fail_unanswered(keep=())
         self._forget_room_worker(worker)
@@ -286,7 +317,7 @@ class Supervisor:
             alone = self._make_room_worker(f"room {room_id}", shared=False)
             self._rooms[room_id] = alone
             await self._spawn(alone)
-            self._handlers.worker_restarted(alone)
+            self.handlers.worker_restarted(alone)
 
     async def _watch(self) -> None:
         """Kill what hangs. Does nothing in a round that comes late itself: then it was us."""

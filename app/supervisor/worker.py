@@ -68,14 +68,14 @@ class Worker:
 
     # ------------------------------------------------------------------------------------------ commands
 
-    async def call(self, command: Command) -> Done:
+    async def call(self, command: Command, timeout_s: float = CALL_TIMEOUT_S) -> Done:
         """Send and wait for the answer. Raises CallerError, PeerError, ResourceError as the worker blames.
 
-        Waits across a restart of the process, 10 s at most.
+        Waits across a restart of the process, `timeout_s` at most.
         """
         future = self._send(command)
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 return await future
         except TimeoutError:
             raise ResourceError(f"{self.name} does not answer") from None
