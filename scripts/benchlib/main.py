@@ -113,9 +113,12 @@ async def measure(chosen: argparse.Namespace, server: Server, generator: Generat
         metrics_before = await server.metrics()
         cpu_before, generator_before, began = server.tree.cpu_ns(), generator.cpu_ns(), time.monotonic()
         measuring = asyncio.create_task(generator.measure(chosen.seconds, on_status))
-        await asyncio.wait({measuring}, timeout=chosen.seconds)
-        cpu_after, generator_after, cpu_seconds = server.tree.cpu_ns(), generator.cpu_ns(), time.monotonic() - began
-        result: dict[str, Any] = await measuring
+        try:
+            await asyncio.wait({measuring}, timeout=chosen.seconds)
+            cpu_after, generator_after, cpu_seconds = server.tree.cpu_ns(), generator.cpu_ns(), time.monotonic() - began
+            result: dict[str, Any] = await measuring
+        finally:
+            measuring.cancel()  # only an interrupted bench leaves it unfinished
         metrics_after = await server.metrics()
         return Readings(
             legs=chosen.legs,

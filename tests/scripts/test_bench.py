@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +127,20 @@ def test_help_names_every_option(root):
 @pytest.mark.parametrize("wrong", [["--legs", "0"], ["--seconds", "-1"], ["--placement", "cloud"]])
 def test_wrong_options_are_refused(root, wrong):
     assert run_bench(root, *wrong).returncode == 2
+
+
+def test_ctrl_c_ends_server_and_generator(root, loadgen):
+    bench = subprocess.Popen(
+        [root / "scripts/bench", "--legs", "6", "--seconds", "30", "--rtp-port-min", "22000", "--server-command", FAKE],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "FAKE_FAULTS": "{}"},
+    )
+    said = next(line for line in bench.stderr if "measuring" in line)
+    assert "of 30 s" in said
+    children = (Path("/proc") / str(bench.pid) / "task" / str(bench.pid) / "children").read_text().split()
+    assert len(children) == 2
+    bench.send_signal(signal.SIGINT)
+    assert bench.wait(10) == 130
+    assert bench.stderr.read() == "bench: ending \n"
+    assert not [pid for pid in children if (Path("/proc") / pid).exists()]
