@@ -1,0 +1,182 @@
+"""What outlives a process: a worker's successor is told what it must know, a new control finds out what is.
+
+Runs in: control.
+Owns: nothing; it compares what legs and rooms wish with what workers have.
+
+Rules
+1. The ledger says what is wished, an inventory what is. Where they differ the wish is sent again; what nobody wishes is ended.
+2. What ended while no control was there comes as an event of the worker's outbox, right behind its inventory. So a call that an
+   inventory lacks is given SETTLE_S for that event, and a call that the ledger lacks for its arrival.
+
+Not here: when workers are restarted and met -> `app/supervisor/`.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from app.legs.answering import Answering
+from app.legs.legs import Legs
+from app.rooms.membership import Membership
+from app.rooms.room import NO_PHASE, Room
+from app.rooms.rooms import Rooms
+from app.supervisor import Worker
+from shm.errors import RoomtoneError
+from shm.messages import (
+    CloseLeg,
+    Command,
+    Hangup,
+    MixParticipant,
+    PlaceLeg,
+    Reject,
+    RemoveParticipant,
+    RestoreDialog,
+    RoomInventoryPart,
+    RtpInventoryPart,
+    SipCall,
+    SipInventoryPart,
+)
+
+SETTLE_S = 1.0
+INTERNAL_ERROR = 500
+
+
+class Recovery:
+    def __init__(self, legs: Legs, rooms: Rooms, membership: Membership, answering: Answering) -> None:
+        self._legs = legs
+        self._rooms = rooms
+        self._membership = membership
+        self._answering = answering
+        self._replays: dict[str, Callable[[Worker], Iterator[Command]]] = {
+            "sip": self._dialogs,
+            "rtp": self._paths,
+            "room": self._mixes,
+        }
+        self._reconciles: dict[str, Callable[[Worker, list[Any]], None]] = {
+            "sip": self._reconcile_calls,
+            "rtp": self._reconcile_paths,
+            "room": self._reconcile_mixes,
+        }
+
+    # ---------------------------------------------------------------------------------------- a fresh worker
+
+    def replay(self, worker: Worker) -> Iterable[Command]:
+        """Everything a fresh process of that name must know."""
+        return self._replays[worker.kind](worker)
+
+    def _dialogs(self, _worker: Worker) -> Iterator[Command]:
+        for leg in (*self._legs, *self._legs.leaving.values()):
+            if leg.dialog is not None:
+                yield RestoreDialog(dialog=leg.dialog)
+
+    def _paths(self, worker: Worker) -> Iterator[Command]:
+        for leg in self._legs:
+            if leg.facts.path is not None and leg.facts.path.rtp_index == worker.index:
+                yield self._legs.paths.reopening(leg)
+
+    def _mixes(self, worker: Worker) -> Iterator[Command]:
+        for room_id in self._legs.supervisor.rooms_on(worker):
+            room = self._rooms.find(room_id)
+            if room is not None and room.facts.phase != NO_PHASE:
+                self._rooms.mixing.adopt(room, worker)
+                yield room.opening_command()
+                yield from room.entries()
+
+    # ---------------------------------------------------------------------------------------- a new control
+
+    def load(self) -> None:
+        """Before any worker is met."""
+        self._legs.load()
+        self._rooms.load()
+
+    def reconcile(self, worker: Worker, inventory: list[Any]) -> None:
+        """`worker` was alive before us and has told what it has."""
+        self._reconciles[worker.kind](worker, inventory)
+
+    def resume(self) -> None:
+        """All workers are met or started: go on with what the predecessor had begun."""
+        for room in self._rooms.all():
+            if room.legs and room.worker is None:
+                self._legs.spawn(self._reopen(room))
+        for leg in self._legs:
+            self._legs.arm(leg)
+            if leg.facts.wished_room_id and leg.facts.state in ("early_media", "connected"):
+                self._legs.spawn(self._membership.join_wished(leg))
+
+    async def _reopen(self, room: Room) -> None:
+        try:
+            worker = await self._rooms.mixing.open(room)
+        except RoomtoneError:
+            if not room.is_deleted:
+                self._rooms.remove(room, "mixer_panic")
+            return
+        for entry in room.entries():
+            worker.tell(entry)
+
+    def _reconcile_calls(self, worker: Worker, inventory: list[SipInventoryPart]) -> None:
+        calls = {call.leg_id: call for part in inventory for call in part.calls}
+        for leg in self._legs:
+            call = calls.get(leg.facts.id)
+            if call is None:
+                continue
+            leg.dialog = call.dialog
+            if call.dialog is not None and leg.facts.media is None:
+                leg.facts.media = call.dialog.media
+            if leg.facts.is_answered and call.state in ("incoming", "early"):
+                self._answering.order(leg)
+        asyncio.get_running_loop().call_later(SETTLE_S, self._end_orphans, worker, calls)
+
+    def _end_orphans(self, sip: Worker, calls: dict[str, SipCall]) -> None:
+        for leg_id, call in calls.items():
+            if self._legs.find(leg_id) is None:
+                is_ringing = call.state == "incoming"
+                sip.tell(Reject(leg_id=leg_id, status=INTERNAL_ERROR) if is_ringing else Hangup(leg_id=leg_id))
+        started_ns = self._legs.clock() - int(2 * SETTLE_S * 1e9)
+        for leg in list(self._legs):
+            if leg.facts.id not in calls and leg.facts.created_ns < started_ns and leg.dialog is None:
+                is_dialled = leg.facts.type == "sip_outbound" and not leg.facts.connected_ns
+                self._legs.hang_up(leg, "invite_failed" if is_dialled else "server_error")
+
+    def _reconcile_paths(self, worker: Worker, inventory: list[RtpInventoryPart]) -> None:
+        found = {one.leg_id: one for part in inventory for one in part.legs}
+        for leg in list(self._legs):
+            path = leg.facts.path
+            if path is None or path.rtp_index != worker.index:
+                continue
+            here = found.pop(leg.facts.id, None)
+            if here is None:
+                worker.tell(self._legs.paths.reopening(leg))
+                continue
+            if here.row != path.row:
+                worker.tell(PlaceLeg(leg_id=leg.facts.id, row=path.row, phase=leg.phase))
+            self._legs.paths.set_media(leg)
+            leg.is_speaking = here.speaking
+            self._legs.follow_speech(leg)
+        for leg_id in found:
+            worker.tell(CloseLeg(leg_id=leg_id))
+
+    def _reconcile_mixes(self, worker: Worker, inventory: list[RoomInventoryPart]) -> None:
+        mixed: dict[str, dict[str, MixParticipant]] = {}
+        for part in inventory:
+            if not part.room_id:
+                continue
+            mixed.setdefault(part.room_id, {}).update({one.leg_id: one for one in part.participants})
+            room = self._rooms.find(part.room_id)
+            if room is None or not room.legs:
+                self._legs.supervisor.release_room(part.room_id, at_once=True)
+                continue
+            room.facts.phase = part.phase
+            self._rooms.mixing.adopt(room, worker)
+        for room_id, present in mixed.items():
+            room = self._rooms.find(room_id)
+            if room is not None and room.worker is worker:
+                self._reconcile_mix(worker, room, present)
+
+    @staticmethod
+    def _reconcile_mix(worker: Worker, room: Room, present: dict[str, MixParticipant]) -> None:
+        for leg_id in present.keys() - room.legs.keys():
+            worker.tell(RemoveParticipant(room_id=room.facts.id, leg_id=leg_id))
+        for entry in room.entries():
+            wished = MixParticipant(leg_id=entry.leg_id, row=entry.row, muted=entry.muted, deaf=entry.deaf)
+            if present.get(entry.leg_id) != wished:
+                worker.tell(entry)
