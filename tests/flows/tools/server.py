@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def command() -> list[str]:
     """What scripts/run ends in, run by the interpreter of these tests."""
     gunicorn = Path(sys.executable).with_name("gunicorn")
-    return [str(gunicorn), "-c", "etc/gunicorn.conf.py", "app.main:app"]
+    return [str(gunicorn), "--config", "etc/gunicorn.conf.py"]
 
 
 class Server:
