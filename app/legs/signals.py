@@ -190,6 +190,9 @@ class Signals:
     # ---------------------------------------------------------------------------------------- the end
 
     def _call_ended(self, leg: Leg, event: CallEnded) -> None:
+        facts = leg.facts
+        if facts.is_answered and not facts.connected_ns and event.reason == "connect_failed":
+            self._legs.command_failed(leg, "answer", "no common codec, or our 200 was never acknowledged")
         self._legs.end(leg, event.reason)
 
     def _media_timed_out(self, leg: Leg, _event: MediaTimedOut) -> None:
