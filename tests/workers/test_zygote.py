@@ -1,5 +1,6 @@
 """The zygote with real forks: spawning, handing over, adopting, leaving. The workers are real room workers."""
 
+import contextlib
 import os
 import select
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shm.channel import Channel
+from shm.channel import Channel, ChannelClosed
 from shm.instance import create_instance
 from shm.messages import (
     Adopt,
@@ -38,6 +39,7 @@ class Bench:
         self.instance = create_instance("zygote-test", rows=64, state_dir="", sip_sockets=[])
         self.channel = Channel(self.instance.control_end, FromZygote)
         self.pid = 0
+        self.workers = []
         self.start_zygote()
 
     def start_zygote(self):
@@ -62,9 +64,14 @@ class Bench:
         message, descriptors = self.next()
         assert isinstance(message, Spawned)
         assert (message.command_id, message.name, message.start) == (command_id, name, start)
-        return RoomWorker(message.pid, *descriptors)
+        worker = RoomWorker(message.pid, *descriptors)
+        self.workers.append(worker)
+        return worker
 
-    def end(self):
+    def end(self, *, tell=True):
+        for worker in self.workers if tell else ():
+            with contextlib.suppress(OSError, ChannelClosed):
+                worker.channel.send(Leave())
         self.instance.drop_master_ends()
         os.waitpid(self.pid, 0)
 
@@ -159,6 +166,6 @@ def test_all_leave_when_the_master_is_gone():
     bench = Bench()
     worker = bench.spawn(1, "room a")
     started = time.monotonic()
-    bench.end()
+    bench.end(tell=False)
     assert worker.is_gone(0.1)
     assert time.monotonic() - started < 5
