@@ -21,18 +21,12 @@ from tests.flows.tools.call import Call
 from tests.flows.tools.events import Vsi
 from tests.flows.tools.phone import Phone
 from tests.flows.tools.rest import Rest
-from tests.flows.tools.server import ROOT, Server
-
-
-def start(**environment: Any) -> Server:
-    if not (ROOT / "etc" / "gunicorn.conf.py").exists() or not (ROOT / "app" / "main.py").exists():
-        pytest.skip("there is no server to start yet")
-    return Server(**environment).start()
+from tests.flows.tools.server import Server
 
 
 @pytest.fixture(scope="session")
 def _shared_server() -> Iterator[Server]:
-    server = start()
+    server = Server().start()
     yield server
     server.stop()
 
@@ -51,12 +45,12 @@ def own_server() -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
     def begin(**environment: Any) -> Server:
-        started.append(start(**environment))
-        return started[-1]
+        started.append(Server(**environment))
+        return started[-1].start()
 
     yield begin
     for server in started:
-        if server.process.poll() is None:
+        if server.running:
             server.kill()
 
 

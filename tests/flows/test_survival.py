@@ -60,6 +60,10 @@ class House:
                 longest = max(longest, longest_quiet_ms(heard), heard.longest_arrival_gap_ms)
         return longest
 
+    async def stop(self) -> None:
+        """In a thread: the phones of this loop must go on answering."""
+        await asyncio.to_thread(self.server.stop)
+
     async def still_works(self) -> None:
         """No call was lost, a new call joins and hears, and one hang-up is reported once."""
         assert not [c for c in self.calls if c._ended.done()]
@@ -118,7 +122,7 @@ async def test_a_killed_room_is_mixed_again_within_100_ms(house: Callable) -> No
     assert made.quiet_ms(at_s, among=lambda i: made.room_of(i) == "room-3") <= 100
     assert made.quiet_ms(at_s, among=lambda i: made.room_of(i) != "room-3") <= 40
     await made.still_works()
-    made.server.stop()
+    await made.stop()
 
 
 async def test_a_room_that_dies_three_times_ends_alone(house: Callable) -> None:
@@ -133,7 +137,7 @@ async def test_a_room_that_dies_three_times_ends_alone(house: Callable) -> None:
         assert await made.calls[i].ended() == "bye"
     await made.vsi.wait("room.deleted", room_id="room-0")
     await made.everyone_hears_the_others()
-    made.server.stop()
+    await made.stop()
 
 
 async def test_a_hung_room_is_replaced(house: Callable) -> None:
@@ -143,7 +147,7 @@ async def test_a_hung_room_is_replaced(house: Callable) -> None:
     await asyncio.sleep(1.0)
     await made.everyone_hears_the_others(within_s=5)
     await made.still_works()
-    made.server.stop()
+    await made.stop()
 
 
 async def test_a_killed_control_knows_everything_again(house: Callable) -> None:
@@ -170,7 +174,7 @@ async def test_a_killed_control_knows_everything_again(house: Callable) -> None:
         await made.still_works()
         await made.rest.delete(f"/legs/{made.legs[1]}", expect=202)
         assert await made.calls[1].ended() == "bye"
-    made.server.stop()
+    await made.stop()
 
 
 async def answering_again(rest: Rest, *, within_s: float = 5.0) -> float:
@@ -226,7 +230,7 @@ async def test_killed_sip_keeps_confirmed_calls_and_their_dialogs(house: Callabl
     assert (await made.calls[by_them].hang_up()).status == 200
     gone = await made.vsi.wait("leg.disconnected", leg_id=made.legs[by_them])
     assert gone["cdr"]["reason"] == "remote_bye"
-    made.server.stop()
+    await made.stop()
 
 
 async def ringing_call(made: House) -> str:
@@ -259,7 +263,7 @@ async def test_killed_rtp_goes_on_with_ports_ssrc_and_sequence(rtp_io: str, hous
     gap_ms = made.quiet_ms(at_s)
     assert gap_ms <= 300, f"audio was away for {gap_ms:.0f} ms"
     await made.still_works()
-    made.server.stop()
+    await made.stop()
 
 
 async def test_a_killed_zygote_is_replaced_and_calls_notice_nothing(house: Callable) -> None:
@@ -279,7 +283,7 @@ async def test_a_killed_zygote_is_replaced_and_calls_notice_nothing(house: Calla
     await asyncio.sleep(0.3)
     await listener.media.settled({TONES[0]})
     assert slain
-    made.server.stop()
+    await made.stop()
 
 
 async def test_every_process_in_turn(house: Callable) -> None:
@@ -291,7 +295,7 @@ async def test_every_process_in_turn(house: Callable) -> None:
     async with Vsi(made.server.base) as vsi:
         made.vsi = vsi
         await made.still_works()
-    made.server.stop()
+    await made.stop()
 
 
 async def test_shared_rooms_survive_their_worker(house: Callable) -> None:
@@ -304,4 +308,4 @@ async def test_shared_rooms_survive_their_worker(house: Callable) -> None:
     await made.everyone_hears_the_others()
     assert made.quiet_ms(at_s) <= 100
     await made.still_works()
-    made.server.stop()
+    await made.stop()

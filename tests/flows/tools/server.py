@@ -60,8 +60,13 @@ class Server:
         }
         self.lines: list[str] = []
         self.ready_after_s = 0.0
+        self.process: subprocess.Popen[str] | None = None
         self._sessions: set[int] = set()
         self._seen: dict[int, psutil.Process] = {}
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     @property
     def base(self) -> str:
