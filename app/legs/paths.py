@@ -70,7 +70,7 @@ class Paths:
 
     async def _bind(self, leg: Leg, index: int, row: Row, host: str, phase: int | None) -> int:
         for attempt in range(1, BIND_ATTEMPTS + 1):
-            port = self.ports.take(host)
+            port = self.ports.take(host, probed=attempt > 1)
             command = OpenLeg(
                 leg_id=leg.facts.id,
                 row=row,

@@ -89,7 +89,7 @@ class Phones:
         leg_id = await rest.dial(phone.uri, **fields)
         call = await phone.called()
         await call.answered()
-        await connected(rest, leg_id)
+        await connected(rest, leg_id, in_room="room_id" in fields)
         return leg_id, call
 
     async def meeting(self, rest: Rest, room_id: str, tones: Iterable[float], **options: Any) -> list[tuple[str, Call]]:
@@ -116,10 +116,15 @@ class Phones:
         return leg_id, call
 
 
-async def connected(rest: Rest, leg_id: str, *, within_s: float = 5.0) -> None:
-    """The ACK and the server's bookkeeping of it are two moments; wait for the second one over REST."""
+async def connected(rest: Rest, leg_id: str, *, in_room: bool = False, within_s: float = 5.0) -> None:
+    """The ACK and the server's bookkeeping of it are two moments; wait for the second one over REST. So is the join."""
+
+    async def is_there() -> bool:
+        leg = await rest.leg(leg_id)
+        return leg["state"] in ("connected", "held") and (not in_room or "room_id" in leg)
+
     deadline_s = asyncio.get_running_loop().time() + within_s
-    while (await rest.leg(leg_id))["state"] not in ("connected", "held"):
+    while not await is_there():
         assert asyncio.get_running_loop().time() < deadline_s, f"leg {leg_id} did not connect"
         await asyncio.sleep(0.01)
 
