@@ -12,6 +12,8 @@ Rules
 The connection is in the ASGI scope under SCOPE_KEY; under another server there is none and refusals are plain closes.
 """
 
+import socket
+import struct
 from typing import Any
 
 from gunicorn.asgi import websocket
@@ -51,9 +53,12 @@ class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
         self.transport.close()
 
     def abort(self) -> None:
-        """Drop the connection now."""
+        """Reset the connection now: the kernel forgets what it still held for a peer that does not read."""
         self.closed = True
         self._close_event.set()
+        endpoint = self.transport.get_extra_info("socket")
+        if endpoint is not None:
+            endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
 
