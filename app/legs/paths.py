@@ -43,7 +43,8 @@ class Paths:
         return self._config.sip_external_ip or local_host or self._config.sip_bind_ip
 
     def _listening_host(self, media_host: str) -> str:
-        return self._config.sip_listen_ipv6 if ":" in media_host else self._config.sip_listen_ip
+        config = self._config
+        return (config.sip_listen_ipv6 if ":" in media_host else "") or config.sip_listen_ip
 
     def worker(self, leg: Leg) -> Worker:
         assert leg.facts.path is not None
