@@ -120,16 +120,16 @@ def test_wrong_types_are_named(body, text):
     ],
 )
 def test_invalid_json(body):
-    with pytest.raises(CallerError, match="^invalid JSON$"):
+    with pytest.raises(CallerError, match=r"^invalid JSON$"):
         decode(body)
 
 
 def test_bytes_that_are_not_utf8():
-    with pytest.raises(CallerError, match="^invalid JSON$"):
+    with pytest.raises(CallerError, match=r"^invalid JSON$"):
         decode_body(b'{"text":"\xff"}', Everything)
 
 
 @pytest.mark.parametrize("body", ["", "null", "{}", '{"leg_id":null}', '{"leg_id":""}'])
 def test_missing_fields_are_named(body):
-    with pytest.raises(CallerError, match="^leg_id is required$"):
+    with pytest.raises(CallerError, match=r"^leg_id is required$"):
         decode(body, Required)
