@@ -13,8 +13,6 @@ Rules
 Not here: one call's life -> `call.py`, `incoming.py`, `outgoing.py`; command ids -> `main.py`.
 """
 
-import contextlib
-import ipaddress
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -221,9 +219,8 @@ class Calls:
         """Our address of the family that the offer uses; "" when we have none of it."""
         host = source.remote[0]
         stream = next((s for s in offer.streams if s.kind == "audio" and s.port), None) if offer else None
-        if stream is not None:
-            with contextlib.suppress(ValueError):  # a host name: the packet's family is the best guess
-                host = str(ipaddress.ip_address(stream.host))
+        if stream is not None and (":" in stream.host or stream.host[-1:].isdigit()):
+            host = stream.host  # else a name: the packet's family is the best guess
         if ":" in host:
             return self.start.bind_ipv6 or (self.start.bind_ip if ":" in self.start.bind_ip else "")
         return self.start.bind_ip

@@ -237,6 +237,9 @@ def without_tag(address: str) -> str:
     """A From or To value less its tag; the rest stays as it was written."""
     if ";" not in address:
         return address
+    end = address.rfind(">") + 1
+    if end and '"' not in address[end:] and address.startswith(";tag=", end) and ";" not in address[end + 5 :]:
+        return address[:end]  # nearly every From and To
     _display, _uri, text = split_address(address)
     if not text:
         return address

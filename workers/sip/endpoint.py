@@ -141,8 +141,7 @@ class Endpoint:
         elif len(exchanges.servers) >= MAX_SERVED:
             self._reply_statelessly(request, flow, 503, ("retry-after", "5"))
         else:
-            exchange = exchanges.serve(request, flow)
-            exchange.register()
+            exchange = exchanges.serve(request, flow, key)
             if request.to_tag:
                 self._core.requested(exchange, source)
             else:

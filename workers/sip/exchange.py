@@ -33,7 +33,6 @@ from workers.sip.transaction import (
     PlainServer,
     Send,
     client_key,
-    server_key,
 )
 from workers.sip.transport import Address, Flow, StreamFlow, Transports
 from workers.sip.uri import Uri
@@ -401,8 +400,10 @@ class Exchanges:
 
     # ---- requests of others
 
-    def serve(self, request: Request, flow: Flow) -> ServerExchange:
-        return ServerExchange(self, request, flow, server_key(request))
+    def serve(self, request: Request, flow: Flow, key: Key) -> ServerExchange:
+        exchange = ServerExchange(self, request, flow, key)
+        exchange.register()
+        return exchange
 
     def merged(self, request: Request) -> bool:
         return (request.call_id, request.from_tag, request.get("cseq")) in self._merged

@@ -319,7 +319,7 @@ async def test_tcp_connection_is_used_both_ways(control, make):
     peer = await make.Peer().open_stream(control.port)
     scene = make.Scene(control, peer)
     peer.send_raw(b"\r\n\r\n")  # a keep-alive; its CRLF in return is skipped by the framer
-    invite, ok, leg_id = await scene.answered_in()
+    _invite, ok, leg_id = await scene.answered_in()
     assert "transport=tcp" in ok.get("contact")
     await control.do(wire.Hangup, leg_id=leg_id)
     peer.reply(await peer.get("BYE"), 200)
@@ -407,6 +407,7 @@ async def test_inventory_and_repeated_events(control, peer, scene):
     assert states[leg_id].dialog.media.remote_port == 40000
     assert states[ringing_id].state == "incoming"
     again = await control.event(wire.CallReceived, leg_id=leg_id)
+    await control.event(wire.CallReceived, leg_id=ringing_id)  # all are repeated, in order
     control.channel.send(wire.Acknowledge(number=again.number + 1))
     control.events.clear()
     await control.do(wire.Hello)

@@ -85,7 +85,7 @@ async def test_refused(control, peer, scene, status, reason):
 
 
 @pytest.mark.parametrize(("status", "algorithm"), [(401, "MD5"), (407, "SHA-256")])
-async def test_challenged(control, peer, scene, make, status, algorithm):
+async def test_challenged(control, peer, scene, status, algorithm):
     invite = await scene.dial(auth=wire.Credentials(username="u", password="p"))
     theirs, ours = (
         ("www-authenticate", "authorization") if status == 401 else ("proxy-authenticate", "proxy-authorization")
@@ -95,7 +95,7 @@ async def test_challenged(control, peer, scene, make, status, algorithm):
     second = await peer.get("INVITE")
     assert (second.call_id, second.from_tag, second.cseq[0]) == (invite.call_id, invite.from_tag, 2)
     assert 'username="u"' in second.get(ours)
-    peer.reply(second, 200, tag="bobs", body=make.sdp())
+    peer.reply(second, 200, tag="bobs", body=scene.sdp())
     assert (await peer.get("ACK")).cseq[0] == 2
     await control.event(wire.CallAnswered)
     # In the dialog too: a challenged BYE is given again.
