@@ -22,3 +22,8 @@ def test_commands_and_places_are_named_once():
     commands = [line.command for line in CONTRACT if line.command]
     assert len(commands) == len(set(commands))
     assert len({(line.method, line.path) for line in CONTRACT}) == len(CONTRACT)
+
+
+def test_words_that_differ_from_the_contract_are_noticed():
+    with pytest.raises(ValueError, match="is called create_room"):
+        overlay(CONTRACT, [Operation(method="POST", path="/v1/rooms", command="make_room")])
