@@ -14,6 +14,8 @@ from tests.vendors.speech import SpeechFake, serve, sine
 
 STATUSES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 429: "RESOURCE_EXHAUSTED"}
 
+AUDIENCE = "https://oauth2.googleapis.com/token"  # whatever the account's token_uri
+
 
 def wav(pcm: bytes, *, rate_hz: int = 16_000, channels: int = 1, data_size: int | None = None, tag: int = 1) -> bytes:
     """With a LIST chunk of odd size before the data, so that byte 44 is not where audio begins."""
@@ -70,12 +72,10 @@ class GoogleTts(SpeechFake):
         assert form["grant_type"] == "urn:ietf:params:oauth:grant-type:jwt-bearer"
         if self.token_status != 200:
             return web.json_response({"error": "invalid_grant"}, status=self.token_status)
-        claims = google.auth.jwt.decode(form["assertion"], certs=self.account_certificate, audience=f"{self.url}/token")
+        claims = google.auth.jwt.decode(form["assertion"], certs=self.account_certificate, audience=AUDIENCE)
         assert claims["exp"] > time.time()
         self.tokens += 1
-        return web.json_response(
-            {"access_token": f"token-{self.tokens}", "expires_in": 3600, "token_type": "Bearer"}
-        )
+        return web.json_response({"access_token": f"token-{self.tokens}", "expires_in": 3600, "token_type": "Bearer"})
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ class SpeechFake:
         self.audio_ms = audio_ms
         self.outcomes: deque[int | str] = deque()
         self.requests: list[dict[str, Any]] = []
+        self.was_asked = asyncio.Event()
         self.abandoned = 0  # how many replies the client did not hear to their end
         self.was_abandoned = asyncio.Event()
         self.may_go_on = asyncio.Event()  # cleared by a test that wants to hear the beginning before the end exists
@@ -78,6 +79,7 @@ class SpeechFake:
             body = None
         seen = {"path": request.path, "query": dict(request.query), "headers": dict(request.headers), "body": body}
         self.requests.append({**seen, "raw": raw.decode("utf-8", "replace")})
+        self.was_asked.set()
         if refused := self.refusal(request, body):
             return refused
         try:
