@@ -166,9 +166,7 @@ class Commands:
             raise
         bank = stages.legs.bank_of(leg)
         stages.legs.phase[index] = -1 if command.phase is None else command.phase
-        stages.playout.start(
-            index, bank.frame_samples, 8000, index % PHASES if command.phase is None else command.phase
-        )
+        stages.playout.start(index, bank.rate_hz, 8000, index % PHASES if command.phase is None else command.phase)
         stages.reception.start(index, wake)
         stages.listening.start(index)
         stages.listening.is_detecting[index] = command.detect_speech
@@ -182,7 +180,7 @@ class Commands:
         if command.media is not None:
             agree(stages, leg, command.media, wake)
         if command.resume:
-            peer = stages.survival.restore(leg, bank.frame_samples, int(stages.legs.clock_hz[index]))
+            peer = stages.survival.restore(leg)
             if peer is not None:
                 stages.doors.lock(leg, peer)
         stages.sending.settle(index)
@@ -233,7 +231,7 @@ class Commands:
             bank = stages.legs.bank_of(leg)
             stages.listening.carry_over(old_bank, old_row, bank, leg.row.index, from_tick)
             bank.leg[leg.row.index] = _inherited(old_bank.leg[old_row], bank.leg[leg.row.index])
-            stages.playout.set_rates(index, bank.frame_samples, int(stages.legs.clock_hz[index]))
+            stages.playout.set_pace(index, bank.rate_hz, int(stages.legs.clock_hz[index]))
         stages.legs.phase[index] = -1 if command.phase is None else command.phase
         stages.playout.change_phase(index, index % PHASES if command.phase is None else command.phase)
         stages.sending.settle(index)

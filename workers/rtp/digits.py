@@ -5,48 +5,35 @@ Owns: which legs send digits now.
 
 Rules
 1. A digit travels at its leg's own wake-up, one packet a tick, whatever the packet length of the audio.
-2. A digit received silences its leg: no concealment below it.
 
 Not here: the event payload and its timing → dtmf.py.
 """
-
-import numpy as np
-from numpy.typing import NDArray
 
 from shm.clock import PHASES
 from shm.messages import DigitReceived
 from shm.outbox import Outbox
 from workers.rtp import packet
 from workers.rtp.legs import Leg, Legs
-from workers.rtp.listening import Listening
-from workers.rtp.packet import Headers
 from workers.rtp.sending import Sending
 from workers.rtp.transport import Transport
 
 
 class Digits:
-    def __init__(
-        self, legs: Legs, listening: Listening, sending: Sending, transport: Transport, outbox: Outbox
-    ) -> None:
+    def __init__(self, legs: Legs, sending: Sending, transport: Transport, outbox: Outbox) -> None:
         self._legs = legs
-        self._listening = listening
         self._sending = sending
         self._transport = transport
         self._outbox = outbox
         self._senders: dict[int, Leg] = {}
 
-    def read(self, legs: NDArray[np.int64], headers: Headers, data: NDArray[np.uint8]) -> None:
-        """telephone-event packets, in order of arrival."""
-        for number, index in enumerate(legs.tolist()):
-            leg = self._legs[index]
-            start = int(headers.payload_at[number])
-            payload = data[number, start : start + int(headers.payload_bytes[number])].tobytes()
-            self._listening.fall_silent(index)
-            for digit in leg.digits_in.read(int(headers.timestamp[number]), payload):
-                record = self._legs.bank_of(leg).leg
-                record["digits_received"][leg.row.index] += 1
-                record["event_timestamp"][leg.row.index] = leg.digits_in.reported or 0
-                self._outbox.post(DigitReceived(leg_id=leg.leg_id, digit=digit))
+    def read(self, index: int, timestamp: int, payload: bytes) -> None:
+        """One telephone-event packet."""
+        leg = self._legs[index]
+        for digit in leg.digits_in.read(timestamp, payload):
+            record = self._legs.bank_of(leg).leg
+            record["digits_received"][leg.row.index] += 1
+            record["event_timestamp"][leg.row.index] = leg.digits_in.reported or 0
+            self._outbox.post(DigitReceived(leg_id=leg.leg_id, digit=digit))
 
     def queue(self, leg: Leg, digits: str) -> str:
         """Why not, or "" when they are on their way."""

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from workers.rtp import address
 from workers.rtp.latch import Latch
 from workers.rtp.legs import Leg, Legs
-from workers.rtp.packet import Headers
 from workers.rtp.sending import Sending
 from workers.rtp.transport import Transport
 
@@ -31,13 +30,13 @@ class Doors:
         self._transport = transport
         self._sending = sending
         self._peers = np.zeros((legs.limit, address.SOCKADDR_BYTES), np.uint8)
-        self._is_settled = np.zeros(
+        self.is_settled = np.zeros(
             legs.limit, np.bool_
         )  # latched so long ago that nothing of others can be left in the queue
 
-    def admit(self, legs: NDArray[np.int64], headers: Headers, source: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    def admit(self, legs: NDArray[np.int64], headers: NDArray[np.void], source: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Packets of agreed payload types, each leg at most once → which of them come from the leg's own peer."""
-        is_settled = self._is_settled[legs]
+        is_settled = self.is_settled[legs]
         if is_settled.all():
             return is_settled
         admitted = is_settled
@@ -47,7 +46,7 @@ class Doors:
                 admitted[number] = (source[number] == self._peers[index]).all()
             else:
                 leg, raw = self._legs[index], source[number].tobytes()
-                if leg.latch.accepts(raw, int(headers.ssrc[number]), int(headers.sequence[number])):
+                if leg.latch.accepts(raw, int(headers["ssrc"][number]), int(headers["sequence"][number])):
                     admitted[number] = self.lock(leg, raw)
         return admitted
 
@@ -75,7 +74,7 @@ class Doors:
         """Hear everybody and let the latch decide anew; `forget_peer`: sends go to SDP's address, not to the one latched."""
         if self._legs.is_latched[leg.index]:
             address.disconnect(leg.sock)
-        self._legs.is_latched[leg.index] = self._is_settled[leg.index] = False
+        self._legs.is_latched[leg.index] = self.is_settled[leg.index] = False
         if forget_peer:
             leg.peer = None
         leg.latch = Latch(leg.agreed, leg.peer)
@@ -88,7 +87,7 @@ class Doors:
     def review(self, legs: NDArray[np.int64], last_wake: NDArray[np.int64], wake: int) -> None:
         """Twice a second per leg: settle those latched before, open those that have gone quiet."""
         is_latched = self._legs.is_latched[legs]
-        self._is_settled[legs] = is_latched
+        self.is_settled[legs] = is_latched
         quiet = is_latched & (last_wake < wake - QUIET_WAKES) & self._legs.is_receiving[legs]
         for index in legs[quiet].tolist():
             self.open(self._legs[index])

@@ -51,6 +51,7 @@ class Legs:
         self._by_index: dict[int, Leg] = {}
         self._free = deque(range(limit))
         self.active = np.zeros(0, np.int64)  # indexes in use, ascending
+        self.only_bank: int | None = None  # the bank that all rows are in, if it is one
         self.bank = np.zeros(limit, np.int64)  # index into `banks`
         self.row = np.zeros(limit, np.int64)
         self.phase = np.full(limit, NO_ROOM, np.int64)
@@ -74,7 +75,6 @@ class Legs:
         self.is_receiving[leg.index] = self.is_latched[leg.index] = False
         self.phase[leg.index] = NO_ROOM
         self.move(leg, command.row)
-        self._list()
         return leg
 
     def close(self, leg: Leg) -> None:
@@ -86,6 +86,7 @@ class Legs:
         leg.row = row
         self.bank[leg.index] = RATES_HZ.index(row.rate_hz)
         self.row[leg.index] = row.index
+        self._list()
 
     def bank_of(self, leg: Leg) -> Bank:
         return self.banks[int(self.bank[leg.index])]
@@ -105,3 +106,5 @@ class Legs:
 
     def _list(self) -> None:
         self.active = np.array(sorted(self._by_index), np.int64)
+        banks = np.unique(self.bank[self.active])
+        self.only_bank = int(banks[0]) if len(banks) == 1 else None

@@ -13,6 +13,7 @@ Not here: where it plays → playout.py; moving a leg in time (drift, adaptation
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +26,7 @@ from workers.audio.speech import SpeechDetector, rms
 from workers.rtp.codecs import WIRES, Decoders
 from workers.rtp.legs import Legs
 from workers.rtp.pacing import Pacing
-from workers.rtp.packet import HEADER_BYTES, Headers
-from workers.rtp.playout import Playout
+from workers.rtp.playout import Placement, Playout, pace
 
 LONGEST_FRAMES = 3  # 60 ms a packet
 CONCEALED_TICKS = concealment.SILENT_AFTER_MS // 20
@@ -44,6 +44,17 @@ class _Listeners:
     detecting: NDArray[np.int64]  # positions in `legs` whose speech is wanted
 
 
+class Batch(NamedTuple):
+    """Audio packets (k,) of one codec, one length and one bank, each of another leg."""
+
+    legs: NDArray[np.int64]
+    codec: int
+    bank: Bank
+    timestamp: NDArray[np.uint32]
+    payload: NDArray[np.uint8]  # (k, bytes)
+    after_gap: NDArray[np.bool_] | None  # those that begin a talk spurt; None: none does
+
+
 class Listening:
     def __init__(self, legs: Legs, playout: Playout) -> None:
         self._legs = legs
@@ -53,6 +64,7 @@ class Listening:
         self._tails = np.zeros((legs.limit, _TAIL_SAMPLES), np.int16)
         self._tail_timestamp = np.zeros(legs.limit, np.uint32)
         self.gap_ticks = np.zeros(legs.limit, np.int64)  # ticks in a row that came without audio
+        self._in_gap = 0  # about how many legs have such; 0 is exact
         self.concealed = np.zeros(legs.limit, np.int64)
         self.is_detecting = np.zeros(legs.limit, np.bool_)
         self.speech = SpeechDetector(legs.limit)
@@ -61,7 +73,7 @@ class Listening:
         self.frames_concealed = 0
 
     def start(self, leg: int) -> None:
-        self.gap_ticks[leg] = CONCEALED_TICKS
+        self.fall_silent(leg)
         self.concealed[leg] = 0
         self.is_detecting[leg] = False
         self.speech.reset(leg)
@@ -92,95 +104,81 @@ class Listening:
     def fall_silent(self, leg: int) -> None:
         """What is missing from now on is meant to be: no concealment."""
         self.gap_ticks[leg] = CONCEALED_TICKS
+        self._in_gap += 1
 
-    def review(self, legs: NDArray[np.int64]) -> None:
+    def review(self, legs: NDArray[np.int64], wake: int) -> None:
         """Once a second per leg: is the delay still right?"""
-        self._pacing.review(legs)
+        self._pacing.review(legs, wake)
 
     # ------------------------------------------------------------------------------------------ packets
 
-    def hear(
-        self, legs: NDArray[np.int64], codec: NDArray[np.uint8], headers: Headers, data: NDArray[np.uint8], wake: int
-    ) -> NDArray[np.int64]:
-        """One audio packet of each of `legs` (none twice); returns the legs whose packet was late."""
-        key = (codec.astype(np.int64) << 16 | headers.payload_bytes) << 2 | self._legs.bank[legs]
-        if (key == key[0]).all():
-            return self._hear_alike(int(key[0]), legs, headers, data, wake)
-        late = []
-        for each in np.unique(key):
-            chosen = key == each
-            late.append(self._hear_alike(int(each), legs[chosen], headers.only(chosen), data[chosen], wake))
-        return np.concatenate(late)
-
-    def _hear_alike(
-        self, key: int, legs: NDArray[np.int64], headers: Headers, data: NDArray[np.uint8], wake: int
-    ) -> NDArray[np.int64]:
-        """Packets of one codec, one length and one bank."""
-        bank = self._legs.banks[key & 3]
-        wire = WIRES[key >> 18]
-        size = (key >> 2 & 0xFFFF) // wire.step_bytes * wire.step_bytes
+    def hear(self, batch: Batch, wake: int) -> NDArray[np.int64]:
+        """Place, decode and write; returns the legs whose packet was late."""
+        wire, bank, legs = WIRES[batch.codec], batch.bank, batch.legs
+        size = batch.payload.shape[1] // wire.step_bytes * wire.step_bytes
         if not 0 < size <= LONGEST_FRAMES * wire.frame_bytes:
             return _NOBODY
-        if (headers.payload_at == HEADER_BYTES).all():
-            payload = data[:, HEADER_BYTES : HEADER_BYTES + size]
-        else:
-            payload = data[np.arange(len(data))[:, None], headers.payload_at[:, None] + np.arange(size)]
-        samples = self._decoders.decode(key >> 18, legs, payload)
+        samples = self._decoders.decode(batch.codec, legs, batch.payload[:, :size])
         units = samples.shape[1] * wire.clock_hz // wire.wire_hz
-        duration = np.full(len(legs), units, np.int64)
-        placed = self._playout.place(legs, headers.timestamp, duration, headers.marker, wake)
+        counts = pace(bank.rate_hz, wire.clock_hz)
+        placed = self._playout.place(legs, batch.timestamp, units, counts, wake, batch.after_gap)
         if wire.wire_hz != bank.rate_hz:
-            samples = self._convert(
-                legs, headers.timestamp, samples, units=units, wire_hz=wire.wire_hz, bank_hz=bank.rate_hz
-            )
+            samples = self._convert(batch, samples, units=units, wire_hz=wire.wire_hz)
+        rows = self._legs.row[legs]
+        if placed.is_kept is None and not self._in_gap and not self._pacing.is_wanted:
+            self._put(bank, rows, placed.position, placed.tick, samples)
+            return _NOBODY
+        return self._hear_with_care(batch, rows, placed, samples, self._playout.first_tick(legs, wake))
 
-        has_gap = (self.gap_ticks[legs] > 0) & placed.is_kept
+    def _hear_with_care(
+        self,
+        batch: Batch,
+        rows: NDArray[np.int64],
+        placed: Placement,
+        samples: NDArray[np.int16],
+        first_tick: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """Where some packet is late, returns from a gap or moves in time."""
+        bank, legs = batch.bank, batch.legs
+        kept = np.ones(len(legs), np.bool_) if placed.is_kept is None else placed.is_kept
+        has_gap = (self.gap_ticks[legs] > 0) & kept
         if has_gap.any():
-            samples = self._return_from_gap(bank, legs, has_gap, samples, placed.first_tick)
-        position, kept = placed.position, placed.is_kept
+            self._return_from_gap(bank, legs, has_gap, samples, first_tick)
         if self._pacing.is_wanted:
-            odd = self._pacing.apply(bank, legs, position, samples)
-            for index, stretched in odd:
+            for index, other in self._pacing.apply(bank, legs, placed.position, samples):
                 if kept[index]:
                     one = slice(index, index + 1)
-                    self._scatter(
-                        bank, self._legs.row[legs[one]], position[one], stretched[None], placed.first_tick[one]
-                    )
-                kept[index] = False
-        late: NDArray[np.int64] = legs[placed.is_late] if placed.is_late.any() else _NOBODY
-        if kept.all():
-            self._put(bank, self._legs.row[legs], position, samples, placed.first_tick)
-        elif kept.any():
-            self._put(bank, self._legs.row[legs[kept]], position[kept], samples[kept], placed.first_tick[kept])
-        return late
+                    self._scatter(bank, rows[one], placed.position[one], other[None], first_tick[one])
+                    kept[index] = False
+        if kept.any():
+            position = placed.position[kept]
+            tick = position // bank.frame_samples
+            if (tick < first_tick[kept]).any():
+                self._scatter(bank, rows[kept], position, samples[kept], first_tick[kept])
+            else:
+                self._put(bank, rows[kept], position, tick, samples[kept])
+        return _NOBODY if placed.is_late is None else legs[placed.is_late]
 
-    def _convert(
-        self,
-        legs: NDArray[np.int64],
-        timestamp: NDArray[np.uint32],
-        samples: NDArray[np.int16],
-        *,
-        units: int,
-        wire_hz: int,
-        bank_hz: int,
-    ) -> NDArray[np.int16]:
+    def _convert(self, batch: Batch, samples: NDArray[np.int16], *, units: int, wire_hz: int) -> NDArray[np.int16]:
         """To the bank's rate, going on from the packet before where this one follows it."""
+        legs, bank_hz = batch.legs, batch.bank.rate_hz
         convert = resampler(wire_hz, bank_hz)
-        history = self._tails[legs, -convert.history :]
-        follows = timestamp == self._tail_timestamp[legs]
+        start = _TAIL_SAMPLES - convert.history
+        history = self._tails[legs, start:]
+        follows = batch.timestamp == self._tail_timestamp[legs]
         if not follows.all():
             history[~follows] = 0
         count = samples.shape[1]
         if count >= convert.history:
-            self._tails[legs, -convert.history :] = samples[:, -convert.history :]
+            self._tails[legs, start:] = samples[:, count - convert.history :]
         else:
-            joined = np.concatenate((history, samples), axis=1)
-            self._tails[legs, -convert.history :] = joined[:, -convert.history :]
-        self._tail_timestamp[legs] = timestamp + np.uint32(units)
+            self._tails[legs, start:] = np.concatenate((history, samples), axis=1)[:, count:]
+        self._tail_timestamp[legs] = batch.timestamp + np.uint32(units)
         short = -count % convert.granularity_samples
         if short:
             samples = np.pad(samples, ((0, 0), (0, short)))
-        return convert(history, samples)[:, : count * bank_hz // wire_hz]
+        converted = convert(history, samples)
+        return converted[:, : count * bank_hz // wire_hz] if short else converted
 
     def _return_from_gap(
         self,
@@ -189,45 +187,35 @@ class Listening:
         has_gap: NDArray[np.bool_],
         samples: NDArray[np.int16],
         first_tick: NDArray[np.int64],
-    ) -> NDArray[np.int16]:
-        """Cross-fade from what concealment would have gone on with, so that good audio returns without a click."""
+    ) -> None:
+        """Cross-fade, in place, from what concealment would have gone on with, so that good audio returns without a click."""
         length = bank.rate_hz * concealment.FADE_IN_MS // 1000
         returning = legs[has_gap]
         gap = self.gap_ticks[returning]
         self.gap_ticks[returning] = 0
-        if samples.shape[1] < length:
-            return samples
-        history = _history(bank, self._legs.row[returning], first_tick[has_gap] - 1 - gap)
-        going_on = concealment.conceal(history, gap * bank.frame_samples, length, bank.rate_hz)
-        samples[has_gap] = concealment.fade_in(going_on, samples[has_gap], bank.rate_hz)
-        return samples
+        self._in_gap = int(np.count_nonzero(self.gap_ticks))
+        if samples.shape[1] >= length:
+            history = _history(bank, self._legs.row[returning], first_tick[has_gap] - 1 - gap)
+            going_on = concealment.conceal(history, gap * bank.frame_samples, length, bank.rate_hz)
+            samples[has_gap] = concealment.fade_in(going_on, samples[has_gap], bank.rate_hz)
 
     def _put(
         self,
         bank: Bank,
         rows: NDArray[np.int64],
         position: NDArray[np.int64],
+        tick: NDArray[np.int64],
         samples: NDArray[np.int16],
-        first_tick: NDArray[np.int64],
     ) -> None:
-        """Samples (k, m) to bank positions (k,)."""
+        """Samples (k, m) to bank positions (k,), which begin in `tick`."""
         frame = bank.frame_samples
-        frames, rest = divmod(samples.shape[1], frame)
-        tick = position // frame
-        if rest or (tick * frame != position).any():
-            self._scatter(bank, rows, position, samples, first_tick)
+        if samples.shape[1] % frame or (tick * frame != position).any():
+            self._scatter(bank, rows, position, samples, tick)
             return
-        for number in range(frames):
-            part = samples[:, number * frame : (number + 1) * frame]
-            if frames > 1 and (tick < first_tick).any():
-                heard = tick >= first_tick
-                slot = tick[heard] & (RX_SLOTS - 1)
-                bank.rx[rows[heard], slot] = part[heard]
-                bank.rx_tick[rows[heard], slot] = tick[heard]
-            else:
-                slot = tick & (RX_SLOTS - 1)
-                bank.rx[rows, slot] = part
-                bank.rx_tick[rows, slot] = tick
+        for start in range(0, samples.shape[1], frame):
+            slot = tick & (RX_SLOTS - 1)
+            bank.rx[rows, slot] = samples[:, start : start + frame]
+            bank.rx_tick[rows, slot] = tick
             tick = tick + 1
 
     def _scatter(
@@ -238,7 +226,7 @@ class Listening:
         samples: NDArray[np.int16],
         first_tick: NDArray[np.int64],
     ) -> None:
-        """The same for packets that fill parts of slots: sample by sample."""
+        """The same for packets that fill parts of slots: sample by sample, what lies before `first_tick` left out."""
         frame = bank.frame_samples
         sample = position[:, None] + np.arange(samples.shape[1])
         tick = sample // frame
@@ -281,6 +269,7 @@ class Listening:
         legs, rows, bank = group.legs[missing], group.rows[missing], group.bank
         gap = self.gap_ticks[legs]
         self.gap_ticks[legs] = gap + 1
+        self._in_gap += len(legs)
         last_good = tick - 1 - gap
         can = (gap < CONCEALED_TICKS) & (bank.rx_tick[rows, last_good & (RX_SLOTS - 1)] == last_good)
         if not can.any():

@@ -27,7 +27,7 @@ def agree(stages: Stages, leg: Leg, media: Media, wake: int) -> None:
     was_receiving = bool(legs.is_receiving[index])
     is_receiving = media.direction in ("sendrecv", "recvonly")
     legs.is_receiving[index] = is_receiving
-    _set_codecs(stages, leg, media)
+    _set_codecs(stages, leg, media, is_receiving=is_receiving)
 
     is_elsewhere = old is None or (old.remote_host, old.remote_port) != (media.remote_host, media.remote_port)
     is_heard_again = is_receiving and not was_receiving
@@ -53,10 +53,12 @@ def agree(stages: Stages, leg: Leg, media: Media, wake: int) -> None:
     stages.reporting.set_port(leg)
 
 
-def _set_codecs(stages: Stages, leg: Leg, media: Media) -> None:
+def _set_codecs(stages: Stages, leg: Leg, media: Media, *, is_receiving: bool) -> None:
     """The table of payload types that may arrive, and the clock to expect."""
     table = stages.legs.codec_of[leg.index]
     table[:] = IGNORED
+    if not is_receiving:
+        return  # held: whatever still arrives is of no known type
     table[STATIC_COMFORT_NOISE_TYPE] = COMFORT_NOISE
     known = [(codec, codec_id(codec)) for codec in media.receive if codec_id(codec) != IGNORED]
     for codec, number in known:
@@ -72,5 +74,5 @@ def set_clock(stages: Stages, index: int, clock_hz: int) -> None:
     if stages.legs.clock_hz[index] != clock_hz:
         stages.playout.forget(index)
     stages.legs.clock_hz[index] = clock_hz
-    frame_samples = stages.legs.banks[int(stages.legs.bank[index])].frame_samples
-    stages.playout.set_rates(index, frame_samples, clock_hz)
+    bank = stages.legs.banks[int(stages.legs.bank[index])]
+    stages.playout.set_pace(index, bank.rate_hz, clock_hz)

@@ -35,9 +35,9 @@ class Pacing:
     def forget(self, leg: int) -> None:
         self._wanted.pop(leg, None)
 
-    def review(self, legs: NDArray[np.int64]) -> None:
+    def review(self, legs: NDArray[np.int64], wake: int) -> None:
         """Ask once a second for each leg."""
-        ticks = self._playout.review(legs)
+        ticks = self._playout.review(legs, wake)
         is_bent = self._playout.anchor_sample[legs] % self._playout.frame_samples[legs] != 0
         for leg, wanted, bent in zip(legs.tolist(), ticks.tolist(), is_bent.tolist(), strict=True):
             if wanted > 1:

@@ -32,57 +32,31 @@ _VERSION, _PADDING, _EXTENSION, _CSRCS = 0xC0, 0x20, 0x10, 0x0F
 _RTCP_FIRST, _RTCP_LAST = 192, 223
 
 
-class Headers(NamedTuple):
-    """Columns (k,) of one batch."""
+class Payloads(NamedTuple):
+    """Where the payload of each packet (k,) lies in its row; `size_bytes` is below 0 where the header contradicts itself."""
 
-    is_valid: NDArray[np.bool_]
-    marker: NDArray[np.bool_]
-    payload_type: NDArray[np.uint8]
-    sequence: NDArray[np.uint16]
-    timestamp: NDArray[np.uint32]
-    ssrc: NDArray[np.uint32]
-    payload_at: NDArray[np.int64]  # in the row
-    payload_bytes: NDArray[np.int64]
-
-    def only(self, chosen: NDArray[np.bool_]) -> "Headers":
-        """The chosen rows."""
-        return Headers(
-            self.is_valid[chosen],
-            self.marker[chosen],
-            self.payload_type[chosen],
-            self.sequence[chosen],
-            self.timestamp[chosen],
-            self.ssrc[chosen],
-            self.payload_at[chosen],
-            self.payload_bytes[chosen],
-        )
+    at: NDArray[np.int64]
+    size_bytes: NDArray[np.int64]
 
 
-def is_rtcp(data: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Rows (k, ≥ 2) → whether each is RTCP by its packet type."""
-    second = data[:, 1]
+def headers(data: NDArray[np.uint8]) -> NDArray[np.void]:
+    """Rows (k, ≥ 12), the last axis contiguous → their headers (k,), a view."""
+    return data[:, :HEADER_BYTES].view(HEADER)[:, 0]
+
+
+def is_rtcp(second: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Second bytes → which packets are RTCP, by their type."""
     return (second >= _RTCP_FIRST) & (second <= _RTCP_LAST)
 
 
-def parse(data: NDArray[np.uint8], length_bytes: NDArray[np.int64]) -> Headers:
-    """Rows (k, ≥ 12), the last axis contiguous, and the datagrams' lengths (k,) → their headers."""
-    header = data[:, :HEADER_BYTES].view(HEADER)[:, 0]
-    first, second = header["first"], header["second"]
+def payloads(data: NDArray[np.uint8], length_bytes: NDArray[np.int64]) -> Payloads:
+    """Rows (k, ≥ 12) and the datagrams' lengths (k,) → where their payloads are: behind CSRCs and extension, before padding."""
     payload_at = np.full(len(data), HEADER_BYTES, np.int64)
     payload_bytes = length_bytes - HEADER_BYTES
-    is_plain = first == PLAIN
-    if not is_plain.all():
-        _measure(data, length_bytes, np.nonzero(~is_plain)[0], payload_at, payload_bytes)
-    return Headers(
-        payload_bytes >= 0,
-        second >= MARKER,
-        second & np.uint8(0x7F),
-        header["sequence"].astype(np.uint16),
-        header["timestamp"].astype(np.uint32),
-        header["ssrc"].astype(np.uint32),
-        payload_at,
-        payload_bytes,
-    )
+    is_odd = data[:, 0] != PLAIN
+    if is_odd.any():
+        _measure(data, length_bytes, np.nonzero(is_odd)[0], payload_at, payload_bytes)
+    return Payloads(payload_at, payload_bytes)
 
 
 def _measure(
@@ -112,17 +86,17 @@ def _measure(
 def blank(count: int, payload_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.void], NDArray[np.uint8]]:
     """Room for `count` packets: the packets (count, 12 + payload), and views of their headers and payloads."""
     packets = np.zeros((count, HEADER_BYTES + payload_bytes), np.uint8)
-    headers = packets[:, :HEADER_BYTES].view(HEADER)[:, 0]
-    headers["first"] = PLAIN
-    return packets, headers, packets[:, HEADER_BYTES:]
+    header = headers(packets)
+    header["first"] = PLAIN
+    return packets, header, packets[:, HEADER_BYTES:]
 
 
 def build(
     payload_type: int, sequence: int, timestamp: int, ssrc: int, payload: bytes, *, marker: bool = False
 ) -> bytes:
     """One packet."""
-    packets, headers, room = blank(1, len(payload))
-    headers["second"] = payload_type | (MARKER if marker else 0)
-    headers["sequence"], headers["timestamp"], headers["ssrc"] = sequence, timestamp, ssrc
+    packets, header, room = blank(1, len(payload))
+    header["second"] = payload_type | (MARKER if marker else 0)
+    header["sequence"], header["timestamp"], header["ssrc"] = sequence, timestamp, ssrc
     room[0] = np.frombuffer(payload, np.uint8)
     return packets.tobytes()

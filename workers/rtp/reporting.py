@@ -21,6 +21,7 @@ from shm.clock import PHASE_NS, TICK_NS
 from workers.rtp import address, rtcp
 from workers.rtp.codecs import WIRES
 from workers.rtp.legs import Leg, Legs
+from workers.rtp.playout import Playout
 from workers.rtp.reception import Reception
 from workers.rtp.sending import Sending
 from workers.rtp.transport import Transport
@@ -39,9 +40,12 @@ class _Account:
 
 
 class Reporting:
-    def __init__(self, legs: Legs, reception: Reception, sending: Sending, transport: Transport) -> None:
+    def __init__(
+        self, legs: Legs, reception: Reception, playout: Playout, sending: Sending, transport: Transport
+    ) -> None:
         self._legs = legs
         self._reception = reception
+        self._playout = playout
         self._sending = sending
         self._transport = transport
         self._accounts: dict[int, _Account] = {}
@@ -78,7 +82,7 @@ class Reporting:
 
     def stop(self, leg: Leg, tick: int) -> None:
         """BYE."""
-        if self._sending.is_sending[leg.index] or self._reception.is_started[leg.index]:
+        if self._sending.is_sending[leg.index] or self._reception.is_started(leg.index):
             self._send(leg, tick, bye=True)
         self._close_port(leg)
         self._accounts.pop(leg.index, None)
@@ -151,7 +155,7 @@ class Reporting:
 
     def _block(self, index: int, account: _Account, wake: int) -> rtcp.Block | None:
         reception = self._reception
-        if not reception.is_started[index] or reception.last_wake[index] < wake - _RECENT_WAKES:
+        if not reception.is_started(index) or reception.last_wake[index] < wake - _RECENT_WAKES:
             return None
         expected, lost = reception.expected(index)
         span, gone = expected - account.expected_before, lost - account.lost_before
@@ -163,7 +167,7 @@ class Reporting:
             fraction,
             lost,
             int(reception.highest[index]),
-            int(reception.jitter[index]),
+            int(self._playout.jitter_ms[index] * self._playout.clock_step[index] / 20),
             account.last_sr,
             max(delay, 0),
         )

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shm.bank import TX_SLOTS, Bank
+from shm.bank import HEARS_NOTHING, TX_SLOTS, Bank
 from shm.clock import PHASES
 from workers.audio.resample import resampler
 from workers.rtp import packet
@@ -44,6 +44,9 @@ class Batch:
     headers: NDArray[np.void]
     payloads: NDArray[np.uint8]
     prepared: Any
+    positions: NDArray[np.int64]  # 0 … k - 1
+    sources: NDArray[np.int64]  # rows heard at `sources_tick`
+    sources_tick: int = -1
     last_tick: int = -1  # -1: nothing of this batch sent yet
 
 
@@ -149,6 +152,8 @@ class Sending:
             headers=headers,
             payloads=payloads,
             prepared=self._transport.prepare(legs, packets),
+            positions=np.arange(len(legs)),
+            sources=np.zeros(0, np.int64),
         )
 
     def finish(self, leg: int, tick: int) -> None:
@@ -198,7 +203,7 @@ class Sending:
             for number in range(batch.frames):
                 room = batch.payloads[:, number * wire.frame_bytes : (number + 1) * wire.frame_bytes]
                 self._encode(batch, first_tick + number, room)
-        legs, headers = batch.legs, batch.headers
+        legs, rows, headers = batch.legs, batch.rows, batch.headers
         chosen = None
         if batch.last_tick < 0:
             due = self.last_tick[legs] < tick
@@ -208,18 +213,19 @@ class Sending:
         if self.suspended and self.is_suspended[legs].any():
             speaking = ~self.is_suspended[legs]
             chosen = speaking if chosen is None else chosen & speaking
-        headers["sequence"] = self.sequence[legs]
+        sequence = self.sequence[legs]
+        headers["sequence"] = sequence
         headers["timestamp"] = self.origin[legs] + np.uint32(first_tick * wire.clock_step & 0xFFFFFFFF)
         if chosen is None:
             self._transport.send(batch.prepared)
         else:
-            legs = legs[chosen]
+            legs, rows, sequence = legs[chosen], rows[chosen], sequence[chosen]
             copy = batch.packets[chosen]
             self._copies.append(copy)
             self._transport.send(self._transport.prepare(legs, copy))
-        self.sequence[legs] += 1
-        for bank, members in self._legs.by_bank(legs) if chosen is not None else ((batch.bank, legs),):
-            bank.leg["send_sequence"][self._legs.row[members]] = self.sequence[members]
+        sequence += 1
+        self.sequence[legs] = sequence
+        batch.bank.leg["send_sequence"][rows] = sequence
         self.packets_sent += len(legs)
         if batch.last_tick < 0:
             headers["second"] = self.payload_type[batch.legs]
@@ -227,63 +233,65 @@ class Sending:
 
     def _encode(self, batch: Batch, tick: int, room: NDArray[np.uint8]) -> None:
         """Fill `room` (k, frame_bytes) with what each leg of the batch hears at `tick`."""
-        source = self._sources(batch, tick)
-        missing = source == _MISSING
-        if missing.any():
-            self.frames_missing += int(np.count_nonzero(missing))
-        if (source < 0).all():
+        is_next = batch.sources_tick == tick - 1
+        before = batch.sources if is_next else None
+        source, missing = self._sources(batch, tick)
+        batch.sources, batch.sources_tick = source, tick
+        self.frames_missing += missing
+        if source.max() < 0:
             room[:] = self._encoders.silence(batch.codec)
             return
         wire_hz = WIRES[batch.codec].wire_hz
         if wire_hz == batch.bank.rate_hz:
-            one, of_leg = self._distinct(batch, source, source)
+            one, of_leg = self._distinct(batch, source, None)
             frames = _frames(batch.bank, source[one], tick)
         else:
-            before = self._sources(batch, tick - 1)
+            if before is None:
+                before, _missing = self._sources(batch, tick - 1)
             one, of_leg = self._distinct(batch, source, before)
             convert = resampler(batch.bank.rate_hz, wire_hz)
             history = _frames(batch.bank, before[one], tick - 1, convert.history)
             frames = convert(history, _frames(batch.bank, source[one], tick))
         payloads = self._encoders.encode(batch.codec, frames, batch.bank_index, source[one], tick)
-        room[:] = payloads if len(one) == len(source) else payloads[of_leg]
+        if len(one) == len(source):
+            room[:] = payloads
+        else:
+            payloads.take(of_leg, axis=0, out=room, mode="clip")
 
-    def _sources(self, batch: Batch, tick: int) -> NDArray[np.int64]:
-        """The rows that the legs of a batch hear at `tick`; below 0: none."""
+    def _sources(self, batch: Batch, tick: int) -> tuple[NDArray[np.int64], int]:
+        """The rows that the legs of a batch hear at `tick` (-1: none), and how many the room has not written."""
         slot = tick % TX_SLOTS
         source: NDArray[np.int64] = batch.bank.tx_from[batch.rows, slot].astype(np.int64)
         stale = batch.bank.tx_tick[batch.rows, slot] != tick
-        if stale.any():
-            source[stale] = _MISSING
-        return source
+        if not stale.any():
+            return source, 0
+        source[stale] = HEARS_NOTHING
+        return source, int(np.count_nonzero(stale))
 
     def _distinct(
-        self, batch: Batch, source: NDArray[np.int64], before: NDArray[np.int64]
+        self, batch: Batch, source: NDArray[np.int64], before: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions of legs that stand for all who hear the same (now and in the tick before), and for each leg which of them."""
-        marks = self._marks[batch.bank_index]
-        position = np.arange(len(source))
-        spot = np.maximum(source, -1)
-        marks[spot] = position  # the last leg of each source wins and stands for it
-        stands_for = marks[spot]
-        if source is not before and (before[stands_for] != before).any():
-            pair = np.maximum(before, -1) * len(marks) + spot
-            _pairs, one, of_leg = np.unique(pair, return_index=True, return_inverse=True)
-            return one, of_leg
+        marks, position = self._marks[batch.bank_index], batch.positions
+        marks[source] = position  # the last leg of each source wins and stands for it; -1 is the last mark
+        stands_for = marks[source]
         one = np.nonzero(stands_for == position)[0]
-        marks[spot[one]] = np.arange(len(one))
-        return one, marks[spot]
+        if len(one) == len(source):
+            return position, position
+        if before is not None and (before[stands_for] != before).any():
+            _pairs, one, of_leg = np.unique(before * len(marks) + source, return_index=True, return_inverse=True)
+            return one, of_leg
+        marks[source[one]] = position[: len(one)]
+        return one, marks[source]
 
     def forget_unused(self, tick: int) -> None:
         self._encoders.forget_unused(tick)
-
-
-_MISSING = -2  # the room did not write this tick; HEARS_NOTHING is -1
 
 
 def _frames(bank: Bank, rows: NDArray[np.int64], tick: int, last: int = 0) -> NDArray[np.int16]:
     """The frames (k, n) of `rows` at `tick`, or their `last` samples; silence for rows below 0."""
     slot = tick % TX_SLOTS
     frames: NDArray[np.int16] = bank.tx[rows, slot, -last:]
-    if rows.min() < 0:
+    if rows.min() < 0:  # HEARS_NOTHING
         frames[rows < 0] = 0
     return frames

@@ -49,7 +49,7 @@ def build_stages(banks: dict[int, Bank], transport: Transport, outbox: Outbox, s
         listening=listening,
         sending=sending,
         doors=Doors(legs, transport, sending),
-        digits=Digits(legs, listening, sending, transport, outbox),
-        reporting=Reporting(legs, reception, sending, transport),
+        digits=Digits(legs, sending, transport, outbox),
+        reporting=Reporting(legs, reception, playout, sending, transport),
         survival=Survival(legs, playout, reception, listening, sending),
     )

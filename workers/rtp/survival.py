@@ -41,19 +41,19 @@ class Survival:
             record = bank.leg
             highest = reception.highest[members]
             last_wake = reception.last_wake[members]
-            received = reception.received[members]
+            received = reception.received(members)
             for name, values in (
                 ("packets_received", received),
                 ("packets_lost", reception.lost(members)),
                 ("packets_late", reception.late[members]),
                 ("ticks_concealed", self._listening.concealed[members]),
-                ("jitter", reception.jitter[members]),
+                ("jitter", playout.jitter_ms[members] * playout.clock_step[members] / 20),
                 ("last_received_ns", np.where(received > 0, last_wake * PHASE_NS, 0)),
-                ("anchor_sample", playout.anchor_sample[members]),
+                ("anchor_sample", np.maximum(playout.anchor_sample[members], 0)),
                 ("anchor_timestamp", playout.anchor_timestamp[members]),
                 ("margin_ms", playout.margin_ms[members]),
-                ("is_anchored", playout.is_anchored[members]),
-                ("receive_ssrc", reception.ssrc[members]),
+                ("is_anchored", playout.anchor_sample[members] >= 0),
+                ("receive_ssrc", np.maximum(reception.ssrc[members], 0)),
                 ("receive_sequence", highest & 0xFFFF),
                 ("receive_cycles", highest >> 16),
                 ("send_ssrc", self._sending.ssrc[members]),
@@ -64,7 +64,7 @@ class Survival:
             newest = bank.rx_tick[rows].argmax(axis=1)
             record["level"][rows] = rms(bank.rx[rows, newest])
 
-    def restore(self, leg: Leg, frame_samples: int, clock_hz: int) -> bytes | None:
+    def restore(self, leg: Leg) -> bytes | None:
         """Take over from `bank.leg`; returns the packed address that the leg was latched to."""
         record = self._legs.bank_of(leg).leg[leg.row.index]
         index = leg.index
@@ -76,11 +76,9 @@ class Survival:
                 received=int(record["packets_received"]),
                 lost=int(record["packets_lost"]),
                 late=int(record["packets_late"]),
-                jitter=float(record["jitter"]),
             )
         self._listening.concealed[index] = int(record["ticks_concealed"])
         if record["is_anchored"]:
-            self._playout.set_rates(index, frame_samples, clock_hz)
             self._playout.resume(
                 index, int(record["anchor_sample"]), int(record["anchor_timestamp"]), float(record["margin_ms"])
             )

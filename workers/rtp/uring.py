@@ -5,7 +5,8 @@ Owns: one ring, its registered sockets, the buffers that datagrams arrive in.
 
 Rules
 1. Each socket has one multishot recvmsg armed; whatever ends it but a removal (no buffers left, an ICMP unreachable) arms it again.
-2. With DEFER_TASKRUN nothing happens between two enters, and one enter hands over about 20 completions: enter until none comes.
+2. With DEFER_TASKRUN nothing happens between two enters that ask for events, and one works off about 20 items, with or without
+   a completion: ask again for as long as the kernel says that there is work (TASKRUN_FLAG).
 3. The number of buffers follows the number of sockets (100 ms of 20 ms packets each), so memory does too.
 4. `user_data` is kind, generation and leg: completions of a leg that is gone are recognised.
 
@@ -31,24 +32,27 @@ _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _SETUP, _ENTER, _REGISTER = 425, 426, 427
 
-# Set-up flags, from most to least (kernel): CQSIZE, CLAMP, SUBMIT_ALL, SINGLE_ISSUER and DEFER_TASKRUN (6.1), NO_SQARRAY (6.6).
-_SINCE_6_1 = 1 << 3 | 1 << 4 | 1 << 7 | 1 << 12 | 1 << 13
+# Set-up flags, from most to least (kernel): CQSIZE, CLAMP, SUBMIT_ALL, TASKRUN_FLAG, SINGLE_ISSUER
+# and DEFER_TASKRUN (6.1), NO_SQARRAY (6.6).
+_SINCE_6_1 = 1 << 3 | 1 << 4 | 1 << 7 | 1 << 9 | 1 << 12 | 1 << 13
 _NO_SQARRAY = 1 << 16
 _SETUP_FLAGS = (_SINCE_6_1 | _NO_SQARRAY, _SINCE_6_1)
 _SQ_ENTRIES, _CQ_ENTRIES = 4096, 16384
 _SQES_OFFSET = 0x10000000
 _ENTER_GETEVENTS = 1
+_SQ_HAS_WORK = 1 << 2  # IORING_SQ_TASKRUN
 _REGISTER_FILES, _REGISTER_FILES_UPDATE, _REGISTER_BUFFER_RING = 2, 6, 22
 
 _OP_SENDMSG, _OP_RECVMSG, _OP_CANCEL, _OP_SEND = 9, 10, 14, 26
 _FIXED_FILE, _BUFFER_SELECT, _SKIP_SUCCESS = 1 << 0, 1 << 5, 1 << 6
 _RECV_MULTISHOT = 1 << 1
-_CQE_HAS_BUFFER, _CQE_MORE = 1, 2
+_CQE_HAS_BUFFER, _CQE_MORE, _CQE_WHOLE = 1, 2, 3
 _MSG_DONTWAIT, _MSG_TRUNC = 0x40, 0x20
 
 _RECEIVE, _SEND, _CANCEL = 0, 1, 2  # kinds of user_data
-_KIND_SHIFT, _GENERATION_SHIFT = np.uint64(56), np.uint64(32)
-_LEG_MASK, _GENERATION_MASK = np.uint64(0xFFFFFFFF), np.uint64(0xFFFFFF)
+_KIND_SHIFT, _LEG_MASK = np.uint64(56), np.uint64(0xFFFF)
+_NOT_ADDED = 0xFF << 56
+_ROUNDS_LIMIT = 1024  # a flood goes on at the next wake-up
 
 _SQE = np.dtype(
     [
@@ -109,8 +113,8 @@ class Uring:
         self._limit = min(LEGS_LIMIT, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         files = np.full(self._limit, -1, np.int32)
         _check(_syscall(_REGISTER, self._fd, _REGISTER_FILES, ctypes.c_void_p(_pointer(files)), self._limit), "files")
-        self._generation = np.zeros(self._limit, np.uint64)
-        self._is_added = np.zeros(self._limit, np.bool_)
+        self._generation = np.zeros(self._limit, np.int64)
+        self._expected = np.full(self._limit, _NOT_ADDED, np.uint64)  # user_data of the armed receive
         self._sockets: dict[int, socket.socket] = {}
         self._destinations: dict[int, address.PythonAddress] = {}
         self._open_buffers()
@@ -142,6 +146,7 @@ class Uring:
             return rings[offset : offset + 4].view(np.uint32)
 
         self._sq_head, self._sq_tail = word(sq_offsets[0]), word(sq_offsets[1])
+        self._sq_flags = word(sq_offsets[4])
         self._cq_head, self._cq_tail = word(cq_offsets[0]), word(cq_offsets[1])
         if not flags & _NO_SQARRAY:
             array = rings[sq_offsets[6] : sq_offsets[6] + (self._sq_mask + 1) * 4].view(np.uint32)
@@ -155,7 +160,12 @@ class Uring:
     def _open_buffers(self) -> None:
         self._buffers = _memory(_BUFFERS_LIMIT * _BUFFER.itemsize).view(_BUFFER)
         self._pool = _memory(_BUFFERS_LIMIT * _BUFFER_BYTES)
-        self._pool_at = np.uint64(_pointer(self._pool))
+        self._entries = np.zeros(_BUFFERS_LIMIT, _BUFFER)  # what the ring says of each buffer
+        self._entries["bid"] = np.arange(_BUFFERS_LIMIT)
+        self._entries["addr"] = _pointer(self._pool) + np.arange(_BUFFERS_LIMIT, dtype=np.uint64) * np.uint64(
+            _BUFFER_BYTES
+        )
+        self._entries["len"] = _BUFFER_BYTES
         self._views = [
             np.ndarray((_BUFFERS_LIMIT,), f"V{width}", self._pool.data, strides=(_BUFFER_BYTES,)) for width in _WIDTHS
         ]
@@ -178,8 +188,8 @@ class Uring:
             raise OSError(errno.EMFILE, "more sockets than descriptors")
         self._set_file(leg, sock.fileno())
         self._sockets[leg] = sock
-        self._generation[leg] = (self._generation[leg] + np.uint64(1)) & _GENERATION_MASK
-        self._is_added[leg] = True
+        self._generation[leg] = (self._generation[leg] + 1) & 0xFFFFFF
+        self._expected[leg] = self._user_data(leg)
         wanted = min(_BUFFERS_SPARE + _BUFFERS_PER_LEG * len(self._sockets), _BUFFERS_LIMIT)
         if wanted > self._buffers_given:
             self._give_buffers(wanted - self._buffers_given)
@@ -189,9 +199,9 @@ class Uring:
         sqe = np.zeros(1, _SQE)
         sqe["op"] = _OP_CANCEL
         sqe["fd"] = -1
-        sqe["addr"] = self._user_data(_RECEIVE, np.array([leg], np.int64))
-        sqe["user_data"] = np.uint64(_CANCEL) << _KIND_SHIFT
-        self._is_added[leg] = False
+        sqe["addr"] = self._expected[leg]
+        sqe["user_data"] = _CANCEL << 56
+        self._expected[leg] = _NOT_ADDED
         self._push(sqe)
         self.submit()
         self._set_file(leg, -1)
@@ -212,8 +222,8 @@ class Uring:
         pointer = ctypes.c_void_p(_pointer(update))
         _check(_syscall(_REGISTER, self._fd, _REGISTER_FILES_UPDATE, pointer, 1), "file")
 
-    def _user_data(self, kind: int, legs: NDArray[np.int64]) -> NDArray[np.uint64]:
-        return np.uint64(kind << 56) | self._generation[legs] << _GENERATION_SHIFT | legs.astype(np.uint64)
+    def _user_data(self, leg: int) -> int:
+        return _RECEIVE << 56 | int(self._generation[leg]) << 32 | leg
 
     # ------------------------------------------------------------------------------------------ queues
 
@@ -235,11 +245,11 @@ class Uring:
     def submit(self) -> None:
         waiting = (self._tail - int(self._sq_head[0])) & 0xFFFFFFFF
         if waiting:
-            self._enter(waiting)
+            self._enter(waiting, 0)
 
-    def _enter(self, to_submit: int) -> None:
-        """Hand over what is queued and let the kernel post what has happened. A full completion queue or a signal is no error."""
-        if _syscall(_ENTER, self._fd, to_submit, 0, _ENTER_GETEVENTS, None, 0) < 0:
+    def _enter(self, to_submit: int, flags: int) -> None:
+        """Hand over what is queued; with GETEVENTS let the kernel post what has happened. A full queue or a signal is no error."""
+        if _syscall(_ENTER, self._fd, to_submit, 0, flags, None, 0) < 0:
             code = ctypes.get_errno()
             if code not in (errno.EINTR, errno.EBUSY, errno.EAGAIN):
                 raise OSError(code, f"io_uring enter: {os.strerror(code)}")
@@ -260,14 +270,16 @@ class Uring:
         return completions
 
     def _give_buffers(self, count: int) -> None:
-        self._recycle(np.arange(self._buffers_given, self._buffers_given + count, dtype=np.uint64))
+        self._recycle(np.arange(self._buffers_given, self._buffers_given + count, dtype=np.uint32))
         self._buffers_given += count
 
-    def _recycle(self, bids: NDArray[np.uint64]) -> None:
-        place = (self._buffers_tail + np.arange(len(bids))) & (_BUFFERS_LIMIT - 1)
-        self._buffers["addr"][place] = self._pool_at + bids * np.uint64(_BUFFER_BYTES)
-        self._buffers["len"][place] = _BUFFER_BYTES
-        self._buffers["bid"][place] = bids
+    def _recycle(self, bids: NDArray[np.uint32]) -> None:
+        """Give buffers back. The kernel looks at the ring within our own system calls only, so the tail may be last."""
+        place = self._buffers_tail & (_BUFFERS_LIMIT - 1)
+        fitting = _BUFFERS_LIMIT - place
+        self._buffers[place : place + len(bids)] = self._entries[bids[:fitting]]
+        if fitting < len(bids):
+            self._buffers[: len(bids) - fitting] = self._entries[bids[fitting:]]
         self._buffers_tail += len(bids)
         self._buffers["tail"][0] = self._buffers_tail & 0xFFFF
 
@@ -281,47 +293,41 @@ class Uring:
         sqes["fd"] = legs
         sqes["addr"] = _pointer(self._receive_header)
         sqes["len"] = 1
-        sqes["user_data"] = self._user_data(_RECEIVE, legs)
+        sqes["user_data"] = self._expected[legs]
         self._push(sqes)
 
     def receive(self) -> Arrivals | None:
-        legs: list[NDArray[np.int64]] = []
-        buffers: list[NDArray[np.uint64]] = []
-        ended: list[NDArray[np.int64]] = []
-        sizes = [0]
-        while True:
-            self._enter((self._tail - int(self._sq_head[0])) & 0xFFFFFFFF)
-            completions = self._reap()
-            if completions is None:
+        parts = []
+        for _ in range(_ROUNDS_LIMIT):
+            waiting = (self._tail - int(self._sq_head[0])) & 0xFFFFFFFF
+            if not waiting and not self._sq_flags[0] & _SQ_HAS_WORK:
                 break
-            user_data, flags = completions["user_data"], completions["flags"]
-            kind = user_data >> _KIND_SHIFT
-            if kind.any():
-                self.unsent += int(np.count_nonzero(kind == _SEND))
-                keep = kind == _RECEIVE
-                completions, user_data, flags = completions[keep], user_data[keep], flags[keep]
-            leg = (user_data & _LEG_MASK).astype(np.int64)
-            stopped = (flags & _CQE_MORE) == 0
-            if stopped.any():
-                ended.append(leg[stopped & self._is_mine(user_data, leg)])
-            filled = (flags & _CQE_HAS_BUFFER) != 0
-            if not filled.all():
-                completions, user_data, flags, leg = completions[filled], user_data[filled], flags[filled], leg[filled]
-            if len(leg):
-                leg[~self._is_mine(user_data, leg)] = -1
-                legs.append(leg)
-                buffers.append((flags >> np.uint32(16)).astype(np.uint64))
-                sizes.append(int(completions["res"].max()))
-        arrivals = self._collect(np.concatenate(legs), np.concatenate(buffers), max(sizes)) if legs else None
-        for again in ended:
-            self._arm(again)
+            self._enter(waiting, _ENTER_GETEVENTS)
+            completions = self._reap()
+            if completions is not None:
+                parts.append(completions)
+        return self._sort_out(parts[0] if len(parts) == 1 else np.concatenate(parts)) if parts else None
+
+    def _sort_out(self, completions: NDArray[np.void]) -> Arrivals | None:
+        """Collect what has arrived; arm again whatever has ended."""
+        user_data, flags = completions["user_data"], completions["flags"]
+        leg = (user_data & _LEG_MASK).astype(np.int64)
+        if (flags & _CQE_WHOLE == _CQE_WHOLE).all() and (user_data == self._expected[leg]).all():
+            return self._collect(leg, flags >> np.uint32(16), int(completions["res"].max()))
+        is_send = user_data >> _KIND_SHIFT == _SEND
+        self.unsent += int(np.count_nonzero(is_send))
+        is_mine = user_data == self._expected[leg]
+        filled = (flags & _CQE_HAS_BUFFER) != 0
+        ended = leg[is_mine & ((flags & _CQE_MORE) == 0)]
+        arrivals = None
+        if filled.any():
+            leg[~is_mine] = -1
+            arrivals = self._collect(leg[filled], flags[filled] >> np.uint32(16), int(completions["res"][filled].max()))
+        if len(ended):
+            self._arm(ended)
         return arrivals
 
-    def _is_mine(self, user_data: NDArray[np.uint64], leg: NDArray[np.int64]) -> NDArray[np.bool_]:
-        is_same: NDArray[np.bool_] = user_data >> _GENERATION_SHIFT & _GENERATION_MASK == self._generation[leg]
-        return is_same & self._is_added[leg]
-
-    def _collect(self, leg: NDArray[np.int64], bids: NDArray[np.uint64], largest: int) -> Arrivals | None:
+    def _collect(self, leg: NDArray[np.int64], bids: NDArray[np.uint32], largest: int) -> Arrivals | None:
         width = next((index for index, width in enumerate(_WIDTHS) if largest <= width), len(_WIDTHS) - 1)
         rows = self._views[width][bids].view(np.uint8).reshape(len(bids), _WIDTHS[width])
         self._recycle(bids)
@@ -345,7 +351,7 @@ class Uring:
         sqes["addr"] = addresses
         sqes["len"] = size_bytes
         sqes["msg_flags"] = _MSG_DONTWAIT
-        sqes["user_data"] = np.uint64(_SEND << 56)
+        sqes["user_data"] = _SEND << 56
         aimed = self._is_aimed[legs]
         if aimed.any():
             to = legs[aimed]
