@@ -27,7 +27,7 @@ from workers.sip import sdp
 from workers.sip.auth import authorization
 from workers.sip.dialog import Dialog, SessionTimer
 from workers.sip.identity import ALLOW
-from workers.sip.message import Request, Response
+from workers.sip.message import Message, Request, Response
 from workers.sip.offers import Offers
 from workers.sip.timers import NEVER, Alarm, Timed
 from workers.sip.transaction import Repeated2xx, Send
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 BYE_S = 5.0  # contract/legs.md section 5.1: a BYE without answer is abandoned
 State = Literal["incoming", "outgoing", "early", "answered", "confirmed", "ended"]
 Header = tuple[str, str]
+HEAVY_BYTES = 16_384  # what a call keeps of a message must fit between processes
 
 
 class Unacknowledged(Timed):
@@ -309,7 +310,7 @@ class Call:
 
     def _close(self) -> None:
         self.state = "ended"
-        self._session_alarm.deadline = NEVER
+        self._session_alarm.cancel()
         self.offers.abandon()
         self.calls.forget_leg(self)
 
@@ -445,6 +446,10 @@ class Call:
                 has_offer = saved.media is None
                 self.await_ack(saved.answer, self.flow, saved.remote_cseq, has_offer=has_offer, is_first=is_first)
         self.rearm()
+
+
+def is_heavy(message: Message) -> bool:
+    return sum(len(value) for _name, value in message.headers) + len(message.body) > HEAVY_BYTES
 
 
 def is_sdp(request: Request) -> bool:

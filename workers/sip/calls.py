@@ -20,19 +20,18 @@ from collections.abc import Callable, Iterator
 from shm import messages as wire
 from shm.errors import CallerError, PeerError
 from workers.sip import sdp
-from workers.sip.call import Call, is_sdp
+from workers.sip.call import HEAVY_BYTES, Call, is_heavy, is_sdp
 from workers.sip.dialog import Dialog, DialogKey
 from workers.sip.endpoint import Endpoint
 from workers.sip.exchange import ServerExchange
 from workers.sip.identity import ALLOW, Identity
 from workers.sip.incoming import IncomingCall
-from workers.sip.message import Message, MessageError, Request, Response, clean
+from workers.sip.message import MessageError, Request, Response, clean
 from workers.sip.outgoing import OutgoingCall
 from workers.sip.resolver import Resolver
 from workers.sip.transport import Flow, client_context
 from workers.sip.uri import NameAddr, Uri, format_host_port
 
-HEAVY_BYTES = 16_384
 RETRY_AFTER_S = "5"
 
 Reply = Callable[[wire.Done | wire.Failed], None]
@@ -247,6 +246,8 @@ class Calls:
             reply(wire.Failed(command_id=command_id, error=str(error), blame="caller"))
         except PeerError as error:
             reply(wire.Failed(command_id=command_id, error=str(error), blame="peer"))
+        except ValueError as error:  # what cannot be written into a message
+            reply(wire.Failed(command_id=command_id, error=str(error), blame="caller"))
         else:
             reply(wire.Done(command_id=command_id, media=media))
 
@@ -306,11 +307,6 @@ class Calls:
         assert call.dialog is not None
         self.legs[saved.leg_id] = call
         self.remember_dialog(call.dialog, call)
-
-
-def is_heavy(message: Message) -> bool:
-    """Too big to be kept: what a call remembers of a message must fit between processes."""
-    return sum(len(value) for _name, value in message.headers) + len(message.body) > HEAVY_BYTES
 
 
 def _dialog_key(request: Request) -> DialogKey:

@@ -20,6 +20,7 @@ from workers.sip.message import Message, MessageError, Request, Response, clean,
 from workers.sip.uri import Uri, format_params, parse_params, split_address
 
 MIN_SESSION_S = 90
+MAX_TARGET = 2048  # characters of a Contact; a dialog must fit into one message between processes
 EXPIRY_GRACE_S = 32.0  # contract/media.md section 7.2: expiry at interval + 32 s
 SUCCESSOR_CSEQ_STEP = 100  # a successor cannot know what its predecessor sent last
 
@@ -257,7 +258,7 @@ def contact_uri(message: Message) -> str:
         return ""
     try:
         text = split_address(contact)[1]
-        return text if Uri.parse(text).host else ""
+        return text if len(text) <= MAX_TARGET and Uri.parse(text).host else ""
     except ValueError:
         return ""
 

@@ -37,7 +37,7 @@ from workers.sip.transaction import (
 from workers.sip.transport import Address, Flow, StreamFlow, Transports
 from workers.sip.uri import Uri
 
-MAX_SERVED = 50_000
+MAX_SERVED = 200_000
 
 Why = Literal["timeout", "transport", "cancelled"]
 monotonic = time.monotonic
@@ -69,7 +69,7 @@ class ServerExchange(Timed):
 
     def reply(self, status: int, *headers: tuple[str, str], reason: str = "", body: bytes = b"") -> Response:
         """A response to `request`, not sent yet."""
-        response = respond(self.request, status, reason, self.to_tag if status > 100 else "")
+        response = respond(self.request, status, reason, self.to_tag)
         response.headers += headers
         response.add("server", self._exchanges.identity.product)
         if body:

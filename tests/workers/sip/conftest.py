@@ -211,18 +211,14 @@ class Control:
         self._replies = {}
 
     def bind(self, hosts=("127.0.0.1",), tcp=False, tls=False):
-        first = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        first.bind((hosts[0], 0))
-        self.port = first.getsockname()[1]
-        self.sockets.append(("UDP", first))
+        self.port = self._free_port(hosts[0])
         for host in hosts[1:]:
             sock = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind((host, self.port))
             self.sockets.append(("UDP", sock))
-        if tcp:
-            sock = socket.create_server((hosts[0], self.port))
-            self.sockets.append(("TCP", sock))
+        if not tcp:
+            self.sockets.pop(0)[1].close()
         if tls:
             sock = socket.create_server((hosts[0], 0))
             self.tls_port = sock.getsockname()[1]
@@ -234,6 +230,20 @@ class Control:
         self.settings.setdefault("trusted_networks", ("127.0.0.0/8", "::1/128"))
         self.settings["port"] = self.port
         return self
+
+    def _free_port(self, host):
+        """A port that is free for TCP and UDP: both are bound."""
+        while True:
+            tcp = socket.create_server((host, 0))
+            udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            try:
+                udp.bind(tcp.getsockname())
+            except OSError:
+                tcp.close()
+                udp.close()
+            else:
+                self.sockets += [("TCP", tcp), ("UDP", udp)]
+                return tcp.getsockname()[1]
 
     def start(self):
         """Fork a sip process on our sockets, as the zygote does."""

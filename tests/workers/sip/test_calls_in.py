@@ -12,7 +12,6 @@ async def test_answered_and_hung_up_by_the_caller(control, peer, scene, make):
     invite = peer.request("INVITE", control.uri, body=make.sdp(), headers=[("X-App-ID", "shop")])
     peer.send(invite)
     trying = await peer.get(100)
-    assert not trying.to_tag
     received = await control.event(wire.CallReceived)
     assert (received.from_user, received.to_user, received.has_offer) == ("alice", "room", True)
     assert received.headers == {"X-App-ID": "shop"}
@@ -26,7 +25,7 @@ async def test_answered_and_hung_up_by_the_caller(control, peer, scene, make):
     assert done.media.send.name == "PCMU"
     assert (done.media.remote_host, done.media.remote_port) == ("127.0.0.1", 40000)
     ok = await peer.get((200, "INVITE"))
-    assert ok.to_tag == ringing.to_tag
+    assert ok.to_tag == ringing.to_tag == trying.to_tag
     assert ok.get("server") == "voiceblender"
     assert "UPDATE" in ok.get("allow")
     assert b"m=audio 20000" in ok.body
