@@ -90,7 +90,7 @@ async def test_closing_kills_it_in_mid_sentence():
     pieces = Local().synthesize(SpeechRequest(LONG, "en"))
     await anext(pieces)
     assert len(children()) == 1
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         await pieces.aclose()
 
 
@@ -100,7 +100,7 @@ async def test_cancelling_kills_it():
     while not children():  # noqa: ASYNC110 - a process list has no event
         await asyncio.sleep(0.001)
     task.cancel()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         with pytest.raises(asyncio.CancelledError):
             await task
 
@@ -149,3 +149,24 @@ async def test_a_text_of_hours(monkeypatch):
     with pytest.raises(SpeechError, match="too long") as caught:
         await speak("en", LONG)
     assert caught.value.category == "permanent_input"
+
+
+async def test_it_does_not_outlive_a_killed_stream():
+    """The process that hears it is killed with SIGKILL: nothing is left to end espeak-ng but its pipe."""
+    code = (
+        "import asyncio\n"
+        "from workers.stream.speech.local import Local\n"
+        "from workers.stream.speech.protocol import SpeechRequest\n"
+        "async def main():\n"
+        f"    pieces = Local().synthesize(SpeechRequest({LONG!r} * 20, 'en'))\n"
+        "    await anext(pieces)\n"
+        "    print('speaking', flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    stream = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    assert await stream.stdout.readline() == b"speaking\n"
+    (espeak,) = psutil.Process(stream.pid).children()
+    stream.kill()
+    await stream.wait()
+    await asyncio.to_thread(espeak.wait, 10)

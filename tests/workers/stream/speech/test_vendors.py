@@ -141,6 +141,7 @@ async def test_a_passing_fault_is_not_heard(synthesizer, request_, fake, pauses)
 
 
 @pytest.mark.usefixtures("pauses")
+@pytest.mark.parametrize("read_timeout_seconds", [0.3])
 @pytest.mark.parametrize(("outcome", "words"), [("reset", "the connection broke"), ("stall", "timed out")])
 async def test_no_answer(synthesizer, request_, fake, outcome, words):
     fake.outcomes.extend([outcome] * 3)
@@ -151,6 +152,7 @@ async def test_no_answer(synthesizer, request_, fake, outcome, words):
 
 
 @streaming
+@pytest.mark.parametrize("read_timeout_seconds", [0.3])
 @pytest.mark.parametrize(("outcome", "words"), [("cut", "the connection broke"), ("stall_midway", "timed out")])
 async def test_an_end_in_mid_sentence_is_told_and_not_begun_again(synthesizer, request_, fake, outcome, words):
     fake.outcomes.append(outcome)
