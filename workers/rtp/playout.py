@@ -10,9 +10,10 @@ Jitter is what RFC 3550 section 6.4.1 estimates, the mean difference of two pack
 costs nothing per packet, and has the resolution of wake-ups.
 
 Rules
-1. position = anchor_sample + (timestamp - anchor_timestamp, mod 2³²) in the bank's rate. Tick T begins at T * frame_samples.
+1. position = anchor_sample + (timestamp - anchor_timestamp, mod 2³²) in the bank's rate; tick T begins at T * frame_samples.
 2. Anchored anew (to the first tick mixed at least `margin_ms` after the arrival): the first packet, two in a row outside
-   -1 s … +0.5 s, one after a gap that begins a talk spurt, three late in a row at different wake-ups, and whenever the caller says `forget`.
+   -1 s … +0.5 s, one after a gap that begins a talk spurt, three late in a row at different wake-ups, and whenever
+   the caller says `forget`.
 3. A packet that begins in a tick already mixed is late; what of it lies in later ticks still plays. More than 28 ticks ahead is
    not kept.
 4. `review` moves a leg by whole ticks so that less than 0.5 % is late, later at once and earlier only when nobody hears it.
