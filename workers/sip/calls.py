@@ -23,12 +23,13 @@ from workers.sip import sdp
 from workers.sip.call import HEAVY_BYTES, Call, is_heavy, is_sdp
 from workers.sip.dialog import Dialog, DialogKey
 from workers.sip.endpoint import Endpoint
-from workers.sip.exchange import ServerExchange
 from workers.sip.identity import ALLOW, Identity
 from workers.sip.incoming import IncomingCall
 from workers.sip.message import MessageError, Request, Response, clean
 from workers.sip.outgoing import OutgoingCall
 from workers.sip.resolver import Resolver
+from workers.sip.server_exchange import ServerExchange
+from workers.sip.survival import restore, snapshot
 from workers.sip.transport import Flow, client_context
 from workers.sip.uri import NameAddr, Uri, format_host_port
 
@@ -105,7 +106,7 @@ class Calls:
     def inventory(self) -> Iterator[wire.SipCall]:
         for call in self.legs.values():
             if call.state in ("answered", "confirmed"):
-                yield wire.SipCall(leg_id=call.leg_id, state=call.state, dialog=call.snapshot())
+                yield wire.SipCall(leg_id=call.leg_id, state=call.state, dialog=snapshot(call))
             elif call.state != "ended":
                 yield wire.SipCall(leg_id=call.leg_id, state=call.state)
 
@@ -301,7 +302,7 @@ class Calls:
             return
         call = Call(self, saved.leg_id)
         try:
-            call.restore(saved)
+            restore(call, saved)
         except ValueError as error:
             raise CallerError(f"dialog cannot be restored: {error}") from error
         assert call.dialog is not None

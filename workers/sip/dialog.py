@@ -204,7 +204,8 @@ class SessionTimer:
         """A 2xx to our INVITE or UPDATE that asked for `asked_s` (0 = for none)."""
         interval_s, refresher = session_expires(response)
         self.refreshed_at = now
-        self.interval_s = interval_s or asked_s
+        # The minimum holds for the peer's word too: nobody makes us refresh all the time.
+        self.interval_s = max(interval_s, MIN_SESSION_S) if interval_s else asked_s
         # A peer without the extension says nothing: then it is on us alone (section 7.2).
         self.is_ours = refresher != "uas"
 

@@ -18,10 +18,11 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol
 
-from workers.sip.exchange import MAX_SERVED, Exchanges, ServerExchange
+from workers.sip.exchanges import MAX_SERVED, Exchanges
 from workers.sip.identity import ALLOW, EXTENSIONS, Identity
 from workers.sip.message import MessageError, Request, Response, integer, parse, respond
 from workers.sip.resolver import Resolver
+from workers.sip.server_exchange import ServerExchange
 from workers.sip.transaction import client_key, server_key
 from workers.sip.transport import Address, Flow, Transports, UdpFlow
 from workers.sip.uri import Uri

@@ -27,7 +27,7 @@ from workers.sip.timers import Alarm
 if TYPE_CHECKING:
     from workers.sip.call import Header
     from workers.sip.calls import Calls
-    from workers.sip.exchange import ServerExchange
+    from workers.sip.server_exchange import ServerExchange
     from workers.sip.transport import Flow
 
 REMINDER_S = 60.0

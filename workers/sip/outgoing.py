@@ -9,7 +9,7 @@ Rules
    a 2xx that comes nevertheless is ACKed and ended.
 3. Redirects are not followed.
 
-Not here: targets and fail-over -> `exchange.py`; from the 2xx on -> `call.py`.
+Not here: targets and fail-over -> `client_exchange.py`; from the 2xx on -> `call.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from workers.sip.uri import Uri
 
 if TYPE_CHECKING:
     from workers.sip.calls import Calls
-    from workers.sip.exchange import ClientExchange, ServerExchange
+    from workers.sip.client_exchange import ClientExchange
+    from workers.sip.server_exchange import ServerExchange
     from workers.sip.transport import Flow
 
 REASONS = {  # contract/legs.md section 3.1

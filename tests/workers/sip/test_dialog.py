@@ -148,7 +148,13 @@ def test_too_small():
 
 @pytest.mark.parametrize(
     ("answer", "asked_s", "interval_s", "is_ours"),
-    [("", 0, 0, True), ("", 600, 600, True), ("600;refresher=uas", 600, 600, False), ("300", 0, 300, True)],
+    [
+        ("", 0, 0, True),
+        ("", 600, 600, True),
+        ("600;refresher=uas", 600, 600, False),
+        ("300", 0, 300, True),
+        ("1", 0, 90, True),
+    ],
 )
 def test_the_peer_answers(answer, asked_s, interval_s, is_ours):
     timer = SessionTimer()

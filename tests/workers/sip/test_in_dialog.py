@@ -1,8 +1,12 @@
 """Inside a running call: re-INVITE, UPDATE, hold, glare, session timers, and the process killed and replaced."""
 
 import asyncio
+import socket
+
+from msgspec.structs import replace
 
 from shm import messages as wire
+from workers.sip.calls import Calls
 
 
 def hold(control, held, leg_id="leg"):
@@ -176,6 +180,42 @@ async def test_the_peer_forgot_the_call(control, peer, scene):
     await peer.get("BYE")
 
 
+async def test_an_update_that_is_refused_becomes_a_reinvite(make):
+    """A refresh of ours, by UPDATE as the peer allows it; 405 nevertheless. In this process, to turn its clock."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(("127.0.0.1", 0))
+    events = asyncio.Queue()
+    start = wire.SipStart(stats_row=0, bind_ip="127.0.0.1", port=sock.getsockname()[1])
+    calls = Calls(start, events.put_nowait, lambda _message: None)
+    await calls.transports.listen([("UDP", sock)], None)
+    peer = await make.Peer().open_udp()
+    headers = {"Session-Expires": "90", "Supported": "timer"}
+    dial = wire.Dial(leg_id="leg", target=f"sip:bob@127.0.0.1:{peer.port}", media=make.LOCAL, headers=headers)
+    calls.execute(dial, lambda _reply: None)
+    invite = await peer.get("INVITE")
+    allow = [("session-expires", "90;refresher=uac"), ("allow", "INVITE, UPDATE")]
+    peer.reply(invite, 200, tag="bobs", body=make.sdp(), headers=allow)
+    await peer.get("ACK")
+    call = calls.legs["leg"]
+    assert call.timer.is_ours
+    call.timer.refreshed_at -= 45
+    call.rearm()
+    update = await peer.get("UPDATE")
+    assert not update.body
+    assert update.get("session-expires") == "90;refresher=uac"
+    peer.reply(update, 405)
+    refresh = await peer.get("INVITE")
+    assert refresh.body == invite.body
+    peer.reply(refresh, 200, body=make.sdp(), headers=[("session-expires", "1800;refresher=uas")])
+    await peer.get("ACK")
+    assert (call.timer.interval_s, call.timer.is_ours, call.state) == (1800, False, "confirmed")
+    assert isinstance(events.get_nowait(), wire.CallAnswered)
+    assert events.empty()
+    calls.transports.close()
+    peer.close()
+    sock.close()
+
+
 # ---- kill -9
 
 
@@ -279,8 +319,6 @@ async def test_a_session_timer_goes_on_and_lapses(control, peer, scene):
     """The successor is told that the last refresh was long ago: refresh is due at once, or it is all over."""
     headers = [("session-expires", "90;refresher=uas"), ("supported", "timer"), ("allow", "INVITE, UPDATE")]
     _invite, _ok, leg_id = await scene.answered_in(headers=headers)
-    from msgspec.structs import replace
-
     dialog = control.last_dialogs[leg_id]
     assert (dialog.session_expires_s, dialog.refreshes) == (90, True)
     control.kill()
