@@ -9,7 +9,7 @@ Rules
 3. `heard_ns` is the time of the last frame of any kind, so that a WebSocket-level ping or pong counts as a sign of life.
 4. `abort` closes without waiting for what the peer does not read.
 
-The connection is in the ASGI scope under SCOPE_KEY; under another server there is none and refusals are plain closes.
+The connection is in the ASGI scope under SCOPE_KEY; under another server there is none, and no WebSocket is served.
 """
 
 import socket
@@ -38,6 +38,14 @@ class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
     def _unmask(self, payload: bytes, masking_key: bytes) -> bytes:
         self.heard_ns = monotonic_ns()
         return apply_mask(payload, masking_key) if payload else payload
+
+    async def receive_text(self) -> str | None:
+        """The next text frame, None at the end. Binary frames are ignored. Unlike Falcon's it goes on after a failed send, to
+        the last frame that the peer had sent before it left."""
+        while (message := await self._receive())["type"] == "websocket.receive":
+            if message.get("text") is not None:
+                return str(message["text"])
+        return None
 
     def deny(self, status: int, headers: dict[str, str], body: bytes) -> None:
         """Refuse the handshake; nothing may be sent after it."""
