@@ -177,6 +177,7 @@ class VendorSocket:
 
     async def _open(self) -> aiohttp.ClientWebSocketResponse:
         vendor = self._dialect.vendor
+        check_headers(vendor, self._headers)
         try:
             async with asyncio.timeout(self._limits.connect_seconds):
                 return await self._http.ws_connect(
@@ -198,8 +199,8 @@ class VendorSocket:
             raise VendorError(f"{vendor}: cannot connect ({type(fault).__name__})", Category.RETRYABLE) from None
 
     async def _converse(self, audio: AudioFeed) -> Ended:
+        speaking = asyncio.create_task(self._speak(audio))  # first: what the opening reports comes before what is heard
         listening = asyncio.create_task(self._listen())
-        speaking = asyncio.create_task(self._speak(audio))
         pinging = asyncio.create_task(self._ping())
         try:
             await asyncio.wait({listening, speaking}, return_when=asyncio.FIRST_COMPLETED)
@@ -321,6 +322,12 @@ class VendorSocket:
         with suppress(TimeoutError):
             async with asyncio.timeout(2 * self._limits.close_seconds):  # the close frame, then the vendor's
                 await self._socket.close()
+
+
+def check_headers(vendor: str, headers: dict[str, str]) -> None:
+    """VendorError when the key in them cannot be one: a line break in it would be somebody's header."""
+    if not all(value.isascii() and value.isprintable() for value in headers.values()):
+        raise VendorError(f"{vendor}: the api key is not printable ASCII", Category.PERMANENT_AUTH)
 
 
 def decoded(vendor: str, message: Message, form: type[Decoded]) -> Decoded:
