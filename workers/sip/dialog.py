@@ -204,8 +204,9 @@ class SessionTimer:
         """A 2xx to our INVITE or UPDATE that asked for `asked_s` (0 = for none)."""
         interval_s, refresher = session_expires(response)
         self.refreshed_at = now
-        # The minimum holds for the peer's word too: nobody makes us refresh all the time.
-        self.interval_s = max(interval_s, MIN_SESSION_S) if interval_s else asked_s
+        # A peer may shorten it, but not so far that we do nothing but refresh; less only where the leg itself asked for less.
+        floor_s = min(asked_s or MIN_SESSION_S, MIN_SESSION_S)
+        self.interval_s = max(interval_s, floor_s) if interval_s else asked_s
         # A peer without the extension says nothing: then it is on us alone (section 7.2).
         self.is_ours = refresher != "uas"
 

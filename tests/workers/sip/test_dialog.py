@@ -154,6 +154,7 @@ def test_too_small():
         ("600;refresher=uas", 600, 600, False),
         ("300", 0, 300, True),
         ("1", 0, 90, True),
+        ("1", 4, 4, True),
     ],
 )
 def test_the_peer_answers(answer, asked_s, interval_s, is_ours):
