@@ -48,6 +48,7 @@ class Batch:
     sources: NDArray[np.int64]  # rows heard at `sources_tick`
     sources_tick: int = -1
     last_tick: int = -1  # -1: nothing of this batch sent yet
+    is_first: bool = False  # the packets sent last were the batch's first: their marker bits are not the next ones'
 
 
 class Sending:
@@ -210,6 +211,9 @@ class Sending:
             chosen = None if due.all() else due
             resumed = self.last_tick[legs] != first_tick - 1
             headers["second"] = self.payload_type[legs] | packet.MARKER * resumed.astype(np.uint8)
+        elif batch.is_first:
+            headers["second"] = self.payload_type[legs]
+        batch.is_first = batch.last_tick < 0
         if self.suspended and self.is_suspended[legs].any():
             speaking = ~self.is_suspended[legs]
             chosen = speaking if chosen is None else chosen & speaking
@@ -227,8 +231,6 @@ class Sending:
         self.sequence[legs] = sequence
         batch.bank.leg["send_sequence"][rows] = sequence
         self.packets_sent += len(legs)
-        if batch.last_tick < 0:
-            headers["second"] = self.payload_type[batch.legs]
         batch.last_tick = tick
 
     def _encode(self, batch: Batch, tick: int, room: NDArray[np.uint8]) -> None:
