@@ -35,9 +35,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def command() -> list[str]:
-    """What scripts/run ends in, run by the interpreter of these tests."""
+    """What scripts/run ends in, by the interpreter of these tests; stopped when they are killed themselves."""
     gunicorn = Path(sys.executable).with_name("gunicorn")
-    return [str(gunicorn), "--config", "etc/gunicorn.conf.py"]
+    return ["setpriv", "--pdeathsig", "TERM", str(gunicorn), "--config", "etc/gunicorn.conf.py"]
 
 
 class Server:
