@@ -11,8 +11,9 @@ Rules
 import asyncio
 import os
 
-import app.main
 from gunicorn.workers.gasgi import ASGIWorker
+
+import app.main
 
 
 class ControlWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn has no types
