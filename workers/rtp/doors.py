@@ -85,7 +85,7 @@ class Doors:
         return (leg.peer or leg.agreed) is not None
 
     def review(self, legs: NDArray[np.int64], last_wake: NDArray[np.int64], wake: int) -> None:
-        """Twice a second per leg: settle those latched before, open those that have gone quiet."""
+        """Once a second per leg: settle those latched before, open those that have gone quiet."""
         is_latched = self._legs.is_latched[legs]
         self.is_settled[legs] = is_latched
         quiet = is_latched & (last_wake < wake - QUIET_WAKES) & self._legs.is_receiving[legs]

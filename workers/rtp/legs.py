@@ -39,7 +39,6 @@ class Leg:
     latch: Latch = field(default_factory=Latch)
     digits_in: DigitReader = field(default_factory=DigitReader)
     digits_out: DigitSender = field(default_factory=DigitSender)
-    is_timed_out: bool = False
     control_sock: socket.socket | None = None  # RTCP on port + 1
 
 
@@ -54,11 +53,13 @@ class Legs:
         self.only_bank: int | None = None  # the bank that all rows are in, if it is one
         self.bank = np.zeros(limit, np.int64)  # index into `banks`
         self.row = np.zeros(limit, np.int64)
+        self.generation = np.zeros(limit, np.int64)  # of the row
         self.phase = np.full(limit, NO_ROOM, np.int64)
         self.codec_of = np.zeros((limit, 128), np.uint8)  # payload type → id of codecs.py
         self.clock_hz = np.full(limit, 8000, np.int64)  # RTP clock of what arrives
         self.is_receiving = np.zeros(limit, np.bool_)
         self.is_latched = np.zeros(limit, np.bool_)
+        self.is_timed_out = np.zeros(limit, np.bool_)  # nothing received for so long that control was told
 
     def __getitem__(self, index: int) -> Leg:
         return self._by_index[index]
@@ -72,7 +73,7 @@ class Legs:
         leg = Leg(command.leg_id, self._free.popleft(), command.row, command.host, command.port, sock, own)
         self.by_id[leg.leg_id] = self._by_index[leg.index] = leg
         self.codec_of[leg.index] = 0
-        self.is_receiving[leg.index] = self.is_latched[leg.index] = False
+        self.is_receiving[leg.index] = self.is_latched[leg.index] = self.is_timed_out[leg.index] = False
         self.phase[leg.index] = NO_ROOM
         self.move(leg, command.row)
         return leg
@@ -86,6 +87,7 @@ class Legs:
         leg.row = row
         self.bank[leg.index] = RATES_HZ.index(row.rate_hz)
         self.row[leg.index] = row.index
+        self.generation[leg.index] = row.generation
         self._list()
 
     def bank_of(self, leg: Leg) -> Bank:
@@ -93,7 +95,15 @@ class Legs:
 
     def owns_row(self, leg: Leg) -> bool:
         """False once control has given the row to somebody else."""
-        return int(self.bank_of(leg).leg["generation"][leg.row.index]) == leg.row.generation
+        return not self.dispossessed(np.array([leg.index], np.int64))
+
+    def dispossessed(self, indexes: NDArray[np.int64]) -> list[int]:
+        """Those whose row control has given to somebody else."""
+        lost: list[int] = []
+        for bank, members in self.by_bank(indexes):
+            now = bank.leg["generation"][self.row[members]]
+            lost += members[now != self.generation[members]].tolist()
+        return lost
 
     def by_bank(self, indexes: NDArray[np.int64]) -> list[tuple[Bank, NDArray[np.int64]]]:
         """Indexes, split by the bank that their rows are in."""

@@ -7,7 +7,7 @@ Rules
 1. Wake-up w is at w * 5 ms of CLOCK_MONOTONIC, 2 ms before phase w % 4 mixes tick w // 4; it sends what phase w - 1 mixed.
 2. Deadlines are absolute. A late wake-up catches up in order; more than a tick late, what lies between is skipped and counted.
 3. Packets are placed by the time it is, not by the wake-up's: a late process does not put audio where it was already mixed.
-4. Housekeeping looks at a tenth of the legs every 50 ms (what must be saved), and at a twentieth (once a second per leg).
+4. Housekeeping looks at a tenth of the legs every 100 ms: at each leg once a second.
 """
 
 import numpy as np
@@ -23,8 +23,8 @@ from workers.rtp.arrivals import Intake
 from workers.rtp.commands import Commands
 from workers.rtp.stages import Stages
 
-_HOUSEKEEPING_WAKES = 10
-_SAVE_PARTS, _REVIEW_PARTS = 10, 20
+_HOUSEKEEPING_WAKES = 20
+_PARTS = 10
 _LIFELINE_WAKES = 200
 _ORPHAN_WAKES = 700  # without a master, control gets 3.5 s to end the calls
 
@@ -86,40 +86,28 @@ class Loop:
 
     def _keep_house(self, wake: int) -> None:
         stages = self._stages
-        active = stages.legs.active
         number = wake // _HOUSEKEEPING_WAKES
-        part = active[active % _SAVE_PARTS == number % _SAVE_PARTS]
+        for index in stages.legs.dispossessed(stages.legs.active):
+            self._commands.close(stages.legs[index], wake)
+        active = stages.legs.active
+        part = active[active % _PARTS == number % _PARTS]
         if len(part):
-            self._let_go(part, wake)
-            part = active[active % _SAVE_PARTS == number % _SAVE_PARTS] if stages.legs.active is not active else part
             stages.doors.review(part, stages.reception.last_wake[part], wake)
             stages.survival.save(part)
-        part = stages.legs.active
-        part = part[part % _REVIEW_PARTS == number % _REVIEW_PARTS]
-        if len(part):
             stages.listening.review(part, wake)
             stages.reporting.review(part, wake)
             self._watch_timeouts(part, wake)
-        if number % _REVIEW_PARTS == 0:
+        if number % _PARTS == 0:
             stages.sending.forget_unused(wake // PHASES)
         self._publish(wake)
 
-    def _let_go(self, part: NDArray[np.int64], wake: int) -> None:
-        """A row that control has given to somebody else is not ours to write."""
-        for index in part.tolist():
-            leg = self._stages.legs[index]
-            if not self._stages.legs.owns_row(leg):
-                self._commands.close(leg, wake)
-
     def _watch_timeouts(self, part: NDArray[np.int64], wake: int) -> None:
-        stages = self._stages
-        is_quiet = stages.reception.last_wake[part] < wake - self._timeout_wakes
-        for index in part[stages.legs.is_receiving[part]].tolist():
-            leg = self._stages.legs[index]
-            quiet = bool(is_quiet[part == index][0])
-            if quiet and not leg.is_timed_out:
-                self._outbox.post(MediaTimedOut(leg_id=leg.leg_id))
-            leg.is_timed_out = quiet
+        legs = self._stages.legs
+        is_quiet = (self._stages.reception.last_wake[part] < wake - self._timeout_wakes) & legs.is_receiving[part]
+        for index in part[is_quiet != legs.is_timed_out[part]].tolist():
+            legs.is_timed_out[index] = not legs.is_timed_out[index]
+            if legs.is_timed_out[index]:
+                self._outbox.post(MediaTimedOut(leg_id=legs[index].leg_id))
 
     def _tell_speech(self, started: NDArray[np.integer], stopped: NDArray[np.integer]) -> None:
         for legs, speaking in ((started, True), (stopped, False)):

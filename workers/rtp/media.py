@@ -39,7 +39,7 @@ def agree(stages: Stages, leg: Leg, media: Media, wake: int) -> None:
         stages.listening.restart_stream(np.array([index], np.int64))
     if is_heard_again:
         stages.reception.last_wake[index] = wake
-        leg.is_timed_out = False
+        legs.is_timed_out[index] = False
 
     send = codec_id(media.send)
     can_send = media.direction in ("sendrecv", "sendonly") and leg.agreed is not None and send != IGNORED

@@ -16,12 +16,14 @@ Rules
    the caller says `forget`.
 3. A packet that begins in a tick already mixed is late; what of it lies in later ticks still plays. More than 28 ticks ahead is
    not kept.
-4. `review` moves a leg by whole ticks so that less than 0.5 % is late, later at once and earlier only when nobody hears it.
+4. `review` moves a leg by whole ticks so that less than 0.5 % is late (the packets that a stall held back count as one), later
+   at once and earlier only when nobody hears it.
 
 Not here: writing the samples → listening.py; loss → reception.py.
 """
 
 from functools import cache
+from math import gcd
 from typing import NamedTuple
 
 import numpy as np
@@ -174,34 +176,41 @@ class Playout:
         is_outside = ((slack < -_SLACK_LIMIT * 2) | (slack > _SLACK_LIMIT)) & ~is_anew
         strikes = (self._strikes[legs] + 1) * is_outside
         is_late = (slack < 0) & ~is_outside
-        run = np.where(is_late, self._late_run[legs] + (self._late_wake[legs] != wake), 0)
+        is_again = is_late & (self._late_wake[legs] == wake)  # a burst after a stall is one event
+        run = np.where(is_late, self._late_run[legs] + ~is_again, 0)
         self._strikes[legs], self._late_run[legs] = strikes, run
         self._late_wake[legs[is_late]] = wake
         is_anew |= (strikes >= _STRIKES) | (run >= _LATE_RUN)
         if after_gap is not None:
             is_anew |= after_gap
         if is_anew.any():
-            position[is_anew] = self._anchor(legs[is_anew], timestamp[is_anew], frame, wake)
+            position[is_anew] = self._anchor(legs[is_anew], timestamp[is_anew], units, counts, wake)
             is_late &= ~is_anew
             is_outside &= ~is_anew
         self._is_wary = bool(self._strikes.any() or self._late_run.any())
         tick = position // frame
         slack = tick * PHASES + self.phase[legs] - wake
-        self._slacks[legs, (slack + _ZERO_BIN).clip(0, _BINS - 1)] += ~is_outside
+        self._slacks[legs, (slack + _ZERO_BIN).clip(0, _BINS - 1)] += ~(is_outside | is_again)
         end = position + units * counts.up // counts.down
         is_kept = (slack // PHASES <= AHEAD_LIMIT_TICKS) & (end > self.first_tick(legs, wake) * frame)
         return Placement(position, tick, is_kept, is_late)
 
     def _anchor(
-        self, legs: NDArray[np.int64], timestamp: NDArray[np.uint32], frame: int, wake: int
+        self, legs: NDArray[np.int64], timestamp: NDArray[np.uint32], units: int, counts: Pace, wake: int
     ) -> NDArray[np.int64]:
-        """Anchor these packets at the start of a tick; returns their positions."""
-        arrival_ms = wake * _WAKE_MS - _SEEN_AFTER_MS
+        """Anchor these packets at the start of a tick; returns their positions.
+
+        Packets that do not fill whole ticks will also begin within a tick, and then must be there for the same mix though they come
+        later: the margin grows by the latest such beginning (10 ms for packets of 10 and 30 ms, none for 20, 40 and 60).
+        """
+        step = counts.clock_step
+        within_ms = _WAKE_MS * PHASES * (step - gcd(units, step)) / step
+        arrival_ms = wake * _WAKE_MS - _SEEN_AFTER_MS + within_ms
         earliest_ms = (
             arrival_ms + self.margin_ms[legs].astype(np.float64) - self.phase[legs] * _WAKE_MS - _MIX_AFTER_WAKE_MS
         )
         tick = np.maximum(np.ceil(earliest_ms / (_WAKE_MS * PHASES)).astype(np.int64), self.first_tick(legs, wake))
-        position = tick * frame
+        position = tick * counts.frame_samples
         self.anchor_sample[legs] = position
         self.anchor_timestamp[legs] = timestamp
         self._strikes[legs] = 0

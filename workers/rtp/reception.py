@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 _JUMP = 3000  # RFC 3550 appendix A.1: MAX_DROPOUT
 _BACK = -100
+_LONG_AGO = 1 << 14  # farther than any jump that goes on with an account
 _NO_STREAM = -1
 _NOBODY = np.zeros(0, np.int64)
 
@@ -37,10 +38,10 @@ class Reception:
         self.last_wake[leg] = wake
 
     def resume(self, leg: int, *, ssrc: int, highest: int, received: int, lost: int, late: int) -> None:
-        """Go on with the counters of a process that died."""
-        self.ssrc[leg], self.highest[leg], self._first[leg] = ssrc, highest, highest + 1
-        self._counted[leg], self._counted_before[leg] = 0, received
-        self._lost_before[leg], self.late[leg] = lost, late
+        """Go on with the counters of a process that died. Its numbers are a second old: the first packet begins an account."""
+        self.ssrc[leg], self.highest[leg] = ssrc, highest + _LONG_AGO
+        self._counted_before[leg], self._lost_before[leg], self.late[leg] = received, lost, late
+        self._first[leg] = self.highest[leg] + 1
 
     def update(
         self, legs: NDArray[np.int64], ssrc: NDArray[np.int64], sequence: NDArray[np.uint16], wake: int

@@ -32,7 +32,6 @@ _RECENT_WAKES = 3000  # a peer unheard for 15 s is not reported on
 
 @dataclass
 class _Account:
-    due_wake: int
     last_sr: int = 0
     last_sr_wake: int = 0
     expected_before: int = 0
@@ -49,12 +48,14 @@ class Reporting:
         self._sending = sending
         self._transport = transport
         self._accounts: dict[int, _Account] = {}
+        self._due_wake = np.zeros(legs.limit, np.int64)
         self._epoll: select.epoll | None = None
         self._by_descriptor: dict[int, Leg] = {}
         self._random = random.Random()  # noqa: S311 - spreads reports in time, keeps no secret
 
     def start(self, leg: Leg, wake: int) -> None:
-        self._accounts[leg.index] = _Account(wake + self._random.randint(_LEAST_WAKES // 2, _MOST_WAKES // 2))
+        self._accounts[leg.index] = _Account()
+        self._due_wake[leg.index] = wake + self._random.randint(_LEAST_WAKES // 2, _MOST_WAKES // 2)
 
     def set_port(self, leg: Leg) -> None:
         """After each change of media: port + 1 exactly where the peer does not multiplex."""
@@ -89,13 +90,11 @@ class Reporting:
 
     def review(self, legs: NDArray[np.int64], wake: int) -> None:
         """Once a second per leg: send what is due."""
-        for index in legs.tolist():
-            account = self._accounts[index]
-            if account.due_wake <= wake:
-                account.due_wake = wake + self._random.randint(_LEAST_WAKES, _MOST_WAKES)
-                leg = self._legs[index]
-                if leg.media is not None and leg.media.direction != "inactive":
-                    self._send(leg, wake * PHASE_NS // TICK_NS, bye=False)
+        for index in legs[self._due_wake[legs] <= wake].tolist():
+            self._due_wake[index] = wake + self._random.randint(_LEAST_WAKES, _MOST_WAKES)
+            leg = self._legs[index]
+            if leg.media is not None and leg.media.direction != "inactive":
+                self._send(leg, wake * PHASE_NS // TICK_NS, bye=False)
 
     def poll(self, wake: int) -> None:
         """Each wake-up: what came to the ports + 1."""

@@ -4,7 +4,7 @@ Runs in: rtp, in the loop.
 Owns: the copies of this process's columns in `bank.leg` (fields written by rtp; the layout is in shm/bank.py).
 
 Rules
-1. Written as they happen: send_sequence (sending.py), the latch (doors.py), digits (digits.py). The rest twice a second and at
+1. Written as they happen: send_sequence (sending.py), the latch (doors.py), digits (digits.py). The rest once a second and at
    the end.
 2. The timestamp needs no writing: `send_timestamp` is the one of tick 0, and time goes on by itself.
 """

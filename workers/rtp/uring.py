@@ -52,7 +52,7 @@ _MSG_DONTWAIT, _MSG_TRUNC = 0x40, 0x20
 _RECEIVE, _SEND, _CANCEL = 0, 1, 2  # kinds of user_data
 _KIND_SHIFT, _LEG_MASK = np.uint64(56), np.uint64(0xFFFF)
 _NOT_ADDED = 0xFF << 56
-_ROUNDS_LIMIT = 1024  # a flood goes on at the next wake-up
+_ROUNDS_LIMIT = 256  # of about 20: no more than the completion queue holds; a flood goes on at the next wake-up
 
 _SQE = np.dtype(
     [
@@ -297,16 +297,13 @@ class Uring:
         self._push(sqes)
 
     def receive(self) -> Arrivals | None:
-        parts = []
         for _ in range(_ROUNDS_LIMIT):
             waiting = (self._tail - int(self._sq_head[0])) & 0xFFFFFFFF
             if not waiting and not self._sq_flags[0] & _SQ_HAS_WORK:
                 break
             self._enter(waiting, _ENTER_GETEVENTS)
-            completions = self._reap()
-            if completions is not None:
-                parts.append(completions)
-        return self._sort_out(parts[0] if len(parts) == 1 else np.concatenate(parts)) if parts else None
+        completions = self._reap()
+        return None if completions is None else self._sort_out(completions)
 
     def _sort_out(self, completions: NDArray[np.void]) -> Arrivals | None:
         """Collect what has arrived; arm again whatever has ended."""

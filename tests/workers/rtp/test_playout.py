@@ -1,6 +1,6 @@
 """Placement, against a reference that follows the rules one packet at a time, and what adaptation does."""
 
-from math import ceil
+from math import ceil, gcd
 
 import numpy as np
 from hypothesis import given, settings
@@ -16,7 +16,7 @@ class Reference:
 
     def __init__(self, frame, clock_hz, phase, margin_ms=8.0):
         self.frame, self.ratio = frame, frame * 50 / clock_hz
-        self.phase, self.margin_ms = phase, margin_ms
+        self.phase, self.margin_ms, self.clock_hz = phase, margin_ms, clock_hz
         self.anchor = None
         self.strikes = self.run = 0
         self.late_wake = None
@@ -42,7 +42,8 @@ class Reference:
                 self.run = 0
             anew = anew or self.strikes >= 2 or self.run >= 3
         if anew:
-            mixed_after = 5 * wake - 2.5 + self.margin_ms  # ms; tick T is mixed at 20 T + 5 phase + 2
+            within_ms = 20 - gcd(units, self.clock_hz // 50) * 1000 / self.clock_hz
+            mixed_after = 5 * wake - 2.5 + self.margin_ms + within_ms  # ms; tick T is mixed at 20 T + 5 phase + 2
             tick = max(ceil((mixed_after - 2 - 5 * self.phase) / 20), self.first_tick(wake))
             position = tick * self.frame
             self.anchor = position, timestamp
