@@ -42,6 +42,7 @@ class _Listeners:
     legs: NDArray[np.int64]
     rows: NDArray[np.int64]
     detecting: NDArray[np.int64]  # positions in `legs` whose speech is wanted
+    has_gaps: bool = True  # some leg was missing at its last mix
 
 
 class Batch(NamedTuple):
@@ -63,17 +64,18 @@ class Listening:
         self._pacing = Pacing(legs, playout)
         self._tails = np.zeros((legs.limit, _TAIL_SAMPLES), np.int16)
         self._tail_timestamp = np.zeros(legs.limit, np.uint32)
-        self.gap_ticks = np.zeros(legs.limit, np.int64)  # ticks in a row that came without audio
-        self._in_gap = 0  # about how many legs have such; 0 is exact
+        self._gap_ticks = np.zeros(legs.limit, np.int64)  # ticks in a row that were mixed without audio of the peer
+        self._is_silent = np.zeros(legs.limit, np.bool_)  # what is missing is meant to be: no concealment
         self.concealed = np.zeros(legs.limit, np.int64)
         self.is_detecting = np.zeros(legs.limit, np.bool_)
         self.speech = SpeechDetector(legs.limit)
         self._groups: list[list[_Listeners]] = [[] for _ in range(PHASES)]
         self._is_stale = False
+        self._has_gaps = True
         self.frames_concealed = 0
 
     def start(self, leg: int) -> None:
-        self.fall_silent(leg)
+        self._gap_ticks[leg] = CONCEALED_TICKS
         self.concealed[leg] = 0
         self.is_detecting[leg] = False
         self.speech.reset(leg)
@@ -93,6 +95,7 @@ class Listening:
 
     def _regroup(self) -> None:
         self._is_stale = False
+        self._has_gaps = True
         active = self._legs.active
         phase = self._playout.phase[active]
         for number in range(PHASES):
@@ -102,9 +105,8 @@ class Listening:
             ]
 
     def fall_silent(self, leg: int) -> None:
-        """What is missing from now on is meant to be: no concealment."""
-        self.gap_ticks[leg] = CONCEALED_TICKS
-        self._in_gap += 1
+        """What is missing from now on, until audio comes again, is meant to be: no concealment."""
+        self._is_silent[leg] = True
 
     def review(self, legs: NDArray[np.int64], wake: int) -> None:
         """Once a second per leg: is the delay still right?"""
@@ -125,7 +127,7 @@ class Listening:
         if wire.wire_hz != bank.rate_hz:
             samples = self._convert(batch, samples, units=units, wire_hz=wire.wire_hz)
         rows = self._legs.row[legs]
-        if placed.is_kept is None and not self._in_gap and not self._pacing.is_wanted:
+        if placed.is_kept is None and not self._has_gaps and not self._pacing.is_wanted:
             self._put(bank, rows, placed.position, placed.tick, samples)
             return _NOBODY
         return self._hear_with_care(batch, rows, placed, samples, self._playout.first_tick(legs, wake))
@@ -141,9 +143,14 @@ class Listening:
         """Where some packet is late, returns from a gap or moves in time."""
         bank, legs = batch.bank, batch.legs
         kept = np.ones(len(legs), np.bool_) if placed.is_kept is None else placed.is_kept
-        has_gap = (self.gap_ticks[legs] > 0) & kept
-        if has_gap.any():
-            self._return_from_gap(bank, legs, has_gap, samples, first_tick)
+        self._is_silent[legs] = False
+        returns = self._gap_ticks[legs] > 0
+        if returns.any():
+            before = (placed.position - 1) // bank.frame_samples
+            is_joined = (before >= first_tick) & (bank.rx_tick[rows, before & (RX_SLOTS - 1)] == before)
+            returns &= kept & ~is_joined
+            if returns.any():
+                self._return_from_gap(bank, legs, returns, samples, first_tick)
         if self._pacing.is_wanted:
             for index, other in self._pacing.apply(bank, legs, placed.position, samples):
                 if kept[index]:
@@ -184,20 +191,18 @@ class Listening:
         self,
         bank: Bank,
         legs: NDArray[np.int64],
-        has_gap: NDArray[np.bool_],
+        returns: NDArray[np.bool_],
         samples: NDArray[np.int16],
         first_tick: NDArray[np.int64],
     ) -> None:
         """Cross-fade, in place, from what concealment would have gone on with, so that good audio returns without a click."""
         length = bank.rate_hz * concealment.FADE_IN_MS // 1000
-        returning = legs[has_gap]
-        gap = self.gap_ticks[returning]
-        self.gap_ticks[returning] = 0
-        self._in_gap = int(np.count_nonzero(self.gap_ticks))
-        if samples.shape[1] >= length:
-            history = _history(bank, self._legs.row[returning], first_tick[has_gap] - 1 - gap)
-            going_on = concealment.conceal(history, gap * bank.frame_samples, length, bank.rate_hz)
-            samples[has_gap] = concealment.fade_in(going_on, samples[has_gap], bank.rate_hz)
+        if samples.shape[1] < length:
+            return
+        gap = self._gap_ticks[legs[returns]]
+        history = _history(bank, self._legs.row[legs[returns]], first_tick[returns] - 1 - gap)
+        going_on = concealment.conceal(history, gap * bank.frame_samples, length, bank.rate_hz)
+        samples[returns] = concealment.fade_in(going_on, samples[returns], bank.rate_hz)
 
     def _put(
         self,
@@ -252,7 +257,7 @@ class Listening:
         for group in self._groups[phase]:
             slot = tick & (RX_SLOTS - 1)
             missing = group.bank.rx_tick[group.rows, slot] != tick
-            if missing.any():
+            if group.has_gaps or missing.any():
                 self._conceal(group, missing, tick)
             if len(group.detecting):
                 rows = group.rows[group.detecting]
@@ -266,12 +271,19 @@ class Listening:
         return np.concatenate(started), np.concatenate(stopped)
 
     def _conceal(self, group: _Listeners, missing: NDArray[np.bool_], tick: int) -> None:
-        legs, rows, bank = group.legs[missing], group.rows[missing], group.bank
-        gap = self.gap_ticks[legs]
-        self.gap_ticks[legs] = gap + 1
-        self._in_gap += len(legs)
+        gaps = self._gap_ticks[group.legs]
+        self._gap_ticks[group.legs] = (gaps + 1) * missing
+        group.has_gaps = bool(missing.any())
+        self._has_gaps = any(each.has_gaps for groups in self._groups for each in groups)
+        if not group.has_gaps:
+            return
+        legs, rows, bank, gap = group.legs[missing], group.rows[missing], group.bank, gaps[missing]
         last_good = tick - 1 - gap
-        can = (gap < CONCEALED_TICKS) & (bank.rx_tick[rows, last_good & (RX_SLOTS - 1)] == last_good)
+        can = (
+            (gap < CONCEALED_TICKS)
+            & (bank.rx_tick[rows, last_good & (RX_SLOTS - 1)] == last_good)
+            & ~self._is_silent[legs]
+        )
         if not can.any():
             return
         legs, rows, gap, last_good = legs[can], rows[can], gap[can], last_good[can]
