@@ -10,7 +10,7 @@ from tests.flows.conftest import Phones
 from tests.flows.tools.events import Vsi
 from tests.flows.tools.rest import Rest
 from tests.flows.tools.server import Server
-from tests.flows.tools.spectrum import assert_hears, assert_silent
+from tests.flows.tools.spectrum import assert_hears, assert_silent, level_db
 
 pytestmark = pytest.mark.flow
 
@@ -95,6 +95,20 @@ async def test_phones_of_every_packetisation(ptime_ms: int, rest: Rest, phones: 
     assert_hears(at_usual, {440}, only=True)
     expected_ms = ptime_ms if ptime_ms in (20, 40, 60) else 20
     assert {len(p.payload) for p in at_odd.packets} == {8 * expected_ms}
+
+
+async def test_half_frames_are_heard_whole_at_any_phase(rest: Rest, phones: Phones) -> None:
+    """Two packets of 10 ms share a frame: the second is in time too, wherever in the frame the phone happens to be."""
+    fields = {"room_id": "halves"}
+    await asyncio.gather(
+        *(phones.dialled(rest, name=f"p{t}", tone_hz=t, amplitude=2500.0, ptime_ms=10, fields=fields) for t in TONES)
+    )
+    _, ear = await phones.dialled(rest, name="ear", fields=fields)
+    await ear.media.settled(set(TONES))
+    heard = await ear.media.listen(0.6)
+    assert_hears(heard, set(TONES), only=True)
+    levels = [level_db(heard.audio, heard.rate_hz, t) for t in TONES]
+    assert max(levels) - min(levels) < 1.5, f"some are heard in part: {[round(level, 1) for level in levels]}"
 
 
 async def test_two_loud_talkers_clip_instead_of_wrapping(rest: Rest, phones: Phones) -> None:

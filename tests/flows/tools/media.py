@@ -29,6 +29,7 @@ from tests.flows.tools.spectrum import HEARD_DB, SILENT_DB, level_db
 
 SO_TIMESTAMPNS = 35
 TELEPHONE_EVENT = 101
+LEAD_IN = 50  # packets a decoder with a memory hears before a window begins
 
 
 class MediaRelay(Protocol):
@@ -248,7 +249,7 @@ class Media:
         while True:
             audio = [p for p in self.packets[start:] if p.payload_type in self.decoders]
             if sum(self._duration_s(p) for p in audio) >= seconds - 1e-6:
-                return record(audio, self.decoders)
+                return record(audio, self.decoders, before=self.packets[max(start - LEAD_IN, 0) : start])
             left_s = deadline_s - asyncio.get_running_loop().time()
             await self._arrived.first(
                 after=len(self._arrived), within_s=max(left_s, 0.001), named=f"{seconds} s of audio"
@@ -273,4 +274,5 @@ class Media:
     def recorded(self, *, since_s: float = 0.0, until_s: float = float("inf")) -> Recording:
         """What arrived between two moments of the monotonic clock."""
         chosen = [p for p in self.packets if since_s <= p.arrived_s <= until_s]
-        return record(chosen, self.decoders)
+        before = [p for p in self.packets if p.arrived_s < since_s]
+        return record(chosen, self.decoders, before=before[-LEAD_IN:])

@@ -3,12 +3,13 @@
 Rules
 1. Each (SSRC, payload type) run is one segment; segments follow each other in order of arrival.
 2. What did not arrive is zeros in `audio` and False in `present`; duplicates count once.
-3. G722 is decoded in sequence order from the segment's start, as a phone would.
+3. Packets are decoded in sequence order. G722 has a memory: the packets before the wanted ones are decoded too and left
+   out, so that a window taken from the middle of a call sounds as it did in the call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 
@@ -41,13 +42,13 @@ class Recording:
         return total
 
 
-def record(packets: list[Packet], codecs: Mapping[int, Codec]) -> Recording:
-    """Decode the audio packets among `packets`; all codecs used must share one sample rate."""
+def record(packets: list[Packet], codecs: Mapping[int, Codec], *, before: Sequence[Packet] = ()) -> Recording:
+    """Decode the audio packets among `packets`, which `before` preceded; all codecs used must share one sample rate."""
     audio_packets = [p for p in packets if p.payload_type in codecs and p.payload]
     if not audio_packets:
         return Recording(8000, np.zeros(0, np.int16), np.zeros(0, bool), [])
     segments = [
-        _segment(list(run), codecs[payload_type])
+        _segment(list(run), codecs[payload_type], before)
         for (_, payload_type), run in groupby(audio_packets, key=lambda p: (p.ssrc, p.payload_type))
     ]
     rates = {rate for rate, _, _ in segments}
@@ -60,8 +61,14 @@ def record(packets: list[Packet], codecs: Mapping[int, Codec]) -> Recording:
     )
 
 
-def _segment(packets: list[Packet], codec: Codec) -> tuple[int, NDArray[np.int16], NDArray[np.bool_]]:
+def _segment(
+    packets: list[Packet], codec: Codec, before: Sequence[Packet]
+) -> tuple[int, NDArray[np.int16], NDArray[np.bool_]]:
     decode = codec.decoder()
+    if codec.name == "G722":
+        for packet in before:
+            if (packet.ssrc, packet.payload_type) == (packets[0].ssrc, packets[0].payload_type):
+                decode(packet.payload)
     placed: dict[int, NDArray[np.int16]] = {}
     base = packets[0]
     in_order = sorted(packets, key=lambda p: _unwrap(p.sequence, 16, base.sequence))

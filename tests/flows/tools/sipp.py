@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.flows.tools.ports import free_port
@@ -54,6 +55,7 @@ async def running(
     )
     peer = Sipp(process, folder, port)
     try:
+        await peer.bound()
         yield peer
         await peer.finished()
     except AssertionError as failure:
@@ -73,6 +75,18 @@ class Sipp:
     @property
     def uri(self) -> str:
         return f"sip:sipp@127.0.0.1:{self.port}"
+
+    async def bound(self) -> None:
+        """Its port is open: over TCP a call that comes earlier is refused for good."""
+        while self.process.returncode is None:
+            try:
+                if any(
+                    c.laddr.port == self.port for c in psutil.Process(self.process.pid).net_connections() if c.laddr
+                ):
+                    return
+            except psutil.Error:  # it has ended meanwhile, which `finished` reports
+                return
+            await asyncio.sleep(0.01)
 
     async def finished(self, *, within_s: float = 25.0) -> None:
         await asyncio.wait_for(self.process.wait(), within_s)

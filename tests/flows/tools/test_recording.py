@@ -90,3 +90,12 @@ def test_rtp_and_rtcp_bytes() -> None:
     reports, types = parse_rtcp(sender_report(7, 1 << 40, 160, 3, 480))
     assert types == [200, 202]
     assert (reports[0].ssrc, reports[0].ntp, reports[0].timestamp, reports[0].packets) == (7, 1 << 40, 160, 3)
+
+
+def test_a_g722_window_sounds_as_it_did_in_the_call() -> None:
+    g722 = CODECS["G722"]
+    encoded = g722.encoder()(sine(430, 16000, 32000, amplitude=6000))
+    stream = [Packet(i * 0.02, 9, False, i, i * 160, 1, encoded[i * 160 : i * 160 + 160]) for i in range(100)]
+    whole = record(stream, {9: g722}).audio
+    window = record(stream[60:70], {9: g722}, before=stream[10:60])
+    assert np.max(np.abs(window.audio.astype(int) - whole[60 * 320 : 70 * 320])) < 64
