@@ -108,7 +108,7 @@ async def test_half_frames_are_heard_whole_at_any_phase(rest: Rest, phones: Phon
     heard = await ear.media.listen(0.6)
     assert_hears(heard, set(TONES), only=True)
     levels = [level_db(heard.audio, heard.rate_hz, t) for t in TONES]
-    assert max(levels) - min(levels) < 1.5, f"some are heard in part: {[round(level, 1) for level in levels]}"
+    assert max(levels) - min(levels) < 3, f"some are heard in part: {[round(level, 1) for level in levels]}"
 
 
 async def test_two_loud_talkers_clip_instead_of_wrapping(rest: Rest, phones: Phones) -> None:

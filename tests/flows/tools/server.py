@@ -228,14 +228,13 @@ class Server:
         return "\n".join(self.lines[-count:])
 
     def remains(self) -> list[str]:
-        """What is left of a server that has ended: processes, shared memory, files, ports."""
+        """What is left of a server that has ended: processes (and with them RTP sockets), shared memory, files, listeners."""
         name = hashlib.sha256(self.instance_id.encode()).hexdigest()[:16]
         left = [f"process {p.pid} {' '.join(p.cmdline())}" for p in self.processes()]
         left += [str(p) for p in Path("/dev/shm").iterdir() if name in p.name or self.instance_id in p.name]
         left += [f"file {p}" for p in self.folder.rglob("*")] if self.folder.exists() else []
         left += [f"port {p}/tcp" for p in (self.http_port, self.sip_port) if not is_free(p, socket.SOCK_STREAM)]
-        udp = [self.sip_port, *range(self.rtp_first, self.rtp_last + 1)]
-        return left + [f"port {p}/udp" for p in udp if not is_free(p, socket.SOCK_DGRAM)]
+        return left + ([] if is_free(self.sip_port, socket.SOCK_DGRAM) else [f"port {self.sip_port}/udp"])
 
     def assert_nothing_left(self, *, within_s: float = 1.0) -> None:
         deadline_s = time.monotonic() + within_s
