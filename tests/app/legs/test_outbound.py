@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from app.legs import paths
 from app.legs.requests import Auth
 from shm.errors import CallerError, PeerError, ResourceError
 from shm.messages import (
@@ -191,10 +192,12 @@ async def test_everything_of_an_ended_leg_is_given_back(stage):
     assert stage.legs.leaving == {}
 
 
-async def test_legs_are_spread_over_the_rtp_processes(stage):
+async def test_legs_fill_an_rtp_process_before_the_next_one_gets_any(stage, monkeypatch):
+    monkeypatch.setattr(paths, "FULL_BATCH", 2)
     for _ in range(6):
         await stage.dial()
     assert stage.legs.paths.load == [3, 3]
+    assert [len(worker.of(OpenLeg)) for worker in stage.supervisor.rtp] == [3, 3]
 
 
 async def test_everybody_is_hung_up_at_the_end(stage):
