@@ -7,7 +7,7 @@ Rules
 1. One reply a command; the last REPLIES_KEPT are kept, so that a repeated command is answered again and done once.
 2. A placement takes effect at the wake-up of its tick (4 * at_tick): the room before has mixed, the next one has not.
 3. A port of a leg to be resumed may still be held by the dying process: it is tried anew at each wake-up for BIND_WAKES.
-4. At most TURN_COMMANDS are carried out a wake-up, so that a burst of calls does not delay audio; the rest waits in the channel.
+4. Commands get TURN_NS a wake-up, so that a burst of calls does not delay audio; the rest waits here and in the channel.
 """
 
 import secrets
@@ -16,7 +16,7 @@ from collections import OrderedDict, deque
 import numpy as np
 
 from shm.channel import Channel
-from shm.clock import PHASES
+from shm.clock import PHASES, monotonic_ns
 from shm.errors import ResourceError, RoomtoneError
 from shm.messages import (
     Acknowledge,
@@ -44,7 +44,7 @@ from workers.rtp.stages import Stages
 
 REPLIES_KEPT = 4096
 BIND_WAKES = 40  # 200 ms
-TURN_COMMANDS = 12
+TURN_NS = 1_500_000
 _INVENTORY_LEGS = 200  # a part stays far below 64 KiB
 
 
@@ -65,8 +65,11 @@ class Commands:
         if not self._waiting:
             self._channel.flush()
             self._waiting.extend(self._channel.receive())
-        for _ in range(min(TURN_COMMANDS, len(self._waiting))):
+        end_ns = monotonic_ns() + TURN_NS
+        while self._waiting:
             self._execute(self._waiting.popleft(), wake)
+            if monotonic_ns() > end_ns:
+                break
 
     def due(self, wake: int) -> None:
         """Carry out what has waited for this wake-up."""
@@ -185,7 +188,8 @@ class Commands:
                 stages.doors.lock(leg, peer)
         stages.sending.settle(index)
         stages.listening.regroup()
-        stages.survival.save(np.array([index], np.int64))
+        for name, value in (("send_ssrc", ssrc), ("send_sequence", sequence), ("send_timestamp", origin)):
+            bank.leg[name][command.row.index] = value
 
     def _detect(self, leg: Leg, enabled: bool) -> None:
         listening = self._stages.listening
@@ -232,11 +236,11 @@ class Commands:
             stages.listening.carry_over(old_bank, old_row, bank, leg.row.index, from_tick)
             bank.leg[leg.row.index] = _inherited(old_bank.leg[old_row], bank.leg[leg.row.index])
             stages.playout.set_pace(index, bank.rate_hz, int(stages.legs.clock_hz[index]))
+            stages.survival.save(np.array([index], np.int64))
         stages.legs.phase[index] = -1 if command.phase is None else command.phase
         stages.playout.change_phase(index, index % PHASES if command.phase is None else command.phase)
         stages.sending.settle(index)
         stages.listening.regroup()
-        stages.survival.save(np.array([index], np.int64))
 
     def _tell_inventory(self) -> None:
         legs = self._stages.legs

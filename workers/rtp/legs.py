@@ -51,6 +51,7 @@ class Legs:
         self._free = deque(range(limit))
         self.active = np.zeros(0, np.int64)  # indexes in use, ascending
         self.only_bank: int | None = None  # the bank that all rows are in, if it is one
+        self._is_open = np.zeros(limit, np.bool_)
         self.bank = np.zeros(limit, np.int64)  # index into `banks`
         self.row = np.zeros(limit, np.int64)
         self.generation = np.zeros(limit, np.int64)  # of the row
@@ -72,6 +73,7 @@ class Legs:
         """A new leg on the socket bound to the packed address `own`. Ask `is_full` first."""
         leg = Leg(command.leg_id, self._free.popleft(), command.row, command.host, command.port, sock, own)
         self.by_id[leg.leg_id] = self._by_index[leg.index] = leg
+        self._is_open[leg.index] = True
         self.codec_of[leg.index] = 0
         self.is_receiving[leg.index] = self.is_latched[leg.index] = self.is_timed_out[leg.index] = False
         self.phase[leg.index] = NO_ROOM
@@ -80,6 +82,7 @@ class Legs:
 
     def close(self, leg: Leg) -> None:
         del self.by_id[leg.leg_id], self._by_index[leg.index]
+        self._is_open[leg.index] = False
         self._free.append(leg.index)
         self._list()
 
@@ -115,6 +118,6 @@ class Legs:
         return [(each, indexes[bank == number]) for number, each in enumerate(self.banks) if (bank == number).any()]
 
     def _list(self) -> None:
-        self.active = np.array(sorted(self._by_index), np.int64)
-        banks = np.unique(self.bank[self.active])
-        self.only_bank = int(banks[0]) if len(banks) == 1 else None
+        self.active = np.nonzero(self._is_open)[0]
+        bank = self.bank[self.active]
+        self.only_bank = int(bank[0]) if len(bank) and (bank == bank[0]).all() else None
