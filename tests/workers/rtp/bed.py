@@ -3,6 +3,7 @@
 The process is forked, as the zygote does it; the test plays control over a channel pair.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ import msgspec
 import numpy as np
 
 from shm.channel import Channel, channel_pair
-from shm.clock import PHASE_NS, TICK_NS, monotonic_ns, sleep_until_ns
+from shm.clock import TICK_NS, mix_time_ns, monotonic_ns, sleep_until_ns
 from shm.instance import create_instance
 from shm.messages import (
     Acknowledge,
@@ -252,9 +253,9 @@ class Phone:
 
     def say(self, payloads, units=160, ptime_ms=20):
         """One packet each `ptime_ms`."""
-        begin = monotonic_ns()
+        begin = time.monotonic()
         for number, payload in enumerate(payloads):
-            sleep_until_ns(begin + number * ptime_ms * 1_000_000)
+            time.sleep(max(0.0, begin + number * ptime_ms / 1000 - time.monotonic()))
             self.send(payload, units)
 
     def rtp(self, payload_type=None):
@@ -277,24 +278,29 @@ class Phone:
 
 
 class Room:
-    """Mixes `total - own` of some rows of one bank at one phase, in a thread of the test."""
+    """Mixes `total - own` of some rows of one bank at one phase, in a process of its own (a thread would wait for the phones)."""
 
     def __init__(self, bank, rows, phase=0):
-        self.bank, self.rows, self.phase = bank, np.array(rows), phase
-        self._is_open = True
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self):
-        tick = monotonic_ns() // TICK_NS + 1
-        while self._is_open:
-            sleep_until_ns(tick * TICK_NS + self.phase * PHASE_NS + 2_000_000)
-            mix(self.bank, self.rows, tick)
-            tick += 1
+        self._pid = os.fork()
+        if not self._pid:
+            try:
+                with contextlib.suppress(OSError):
+                    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(9))
+                _mix_for_ever(bank, np.array(rows), phase)
+            finally:
+                os._exit(1)
 
     def close(self):
-        self._is_open = False
-        self._thread.join()
+        os.kill(self._pid, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+
+
+def _mix_for_ever(bank, rows, phase):
+    tick = monotonic_ns() // TICK_NS + 1
+    while True:
+        sleep_until_ns(mix_time_ns(tick, phase))
+        mix(bank, rows, tick)
+        tick += 1
 
 
 def mix(bank, rows, tick):
