@@ -67,15 +67,16 @@ class House:
         return at_s
 
     def gap_ms(self, at_s: float, *, among: Callable[[int], bool] = lambda _: True) -> float:
-        """The longest silence that any phone heard since a moment, by RTP time and by arrival.
+        """The longest silence that any phone heard in the half second after a moment, by RTP time and by arrival.
 
-        Measured over half a second; what the machine itself does to these phones, as seen in the half second before
-        that moment, is taken off.
+        Taken off is what the machine did to these phones: gaps of the half second before, and the worst delay with
+        which any of them sent.
         """
         phones = [call for i, call in enumerate(self.calls) if among(i)]
         before, after = ((at_s - MEASURED_S, at_s), (at_s - 0.05, at_s + MEASURED_S))
         noise, gap = (max(quiet_ms(call, *span) for call in phones) for span in (before, after))
-        return gap - max(noise - 20, 0)
+        stalls = [ms for call in self.calls for when_s, ms in call.media.stalls if at_s - 0.1 <= when_s <= after[1]]
+        return gap - max(noise - 20, *stalls, 0)
 
     async def stop(self) -> None:
         """In a thread: the phones of this loop must go on answering."""

@@ -68,6 +68,9 @@ class Media:
         self.rtcp: History[tuple[list[rtp.RtcpReport], list[int]]] = History("RTCP")
         self.sent_packets = self.sent_octets = 0
         self.paused = False  # no packets at all, as a phone that fell silent
+        self.stalls: list[
+            tuple[float, float]
+        ] = []  # when this phone itself was late by 5 ms or more, and by how many ms
         self.lose: Callable[[int], bool] = lambda _sequence: False
         self._relay = relay
         self._samples: Samples | None = None
@@ -166,6 +169,8 @@ class Media:
 
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
+        if (late_ms := 1000 * (loop.time() - self._deadline_s)) >= 5:
+            self.stalls.append((loop.time(), late_ms))
         while self._deadline_s <= loop.time():
             self._send_one()
             self._deadline_s += self.ptime_ms / 1000
