@@ -52,6 +52,7 @@ def own_server() -> Iterator[Callable[..., Server]]:
     for server in started:
         if server.running:
             server.kill()
+        server.forget()
 
 
 @pytest.fixture

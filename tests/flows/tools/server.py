@@ -150,6 +150,10 @@ class Server:
                 continue
         self.process.kill()
         self.process.wait(5)
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove its private folder, which a killed master cannot tidy."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # --- its processes ----------------------------------------------------------------------------------------
@@ -241,7 +245,7 @@ class Server:
         while (left := self.remains()) and time.monotonic() < deadline_s:
             time.sleep(0.02)  # polling foreign processes for their end
         assert not left, "left behind:\n" + "\n".join(left)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.forget()
 
     async def metrics(self) -> dict[str, float]:
         """`/metrics` as name{labels} → value."""
