@@ -74,6 +74,7 @@ class Loop:
         arrived = stages.transport.receive()
         if arrived is not None:
             self._intake.take(arrived, max(wake, (now_ns - MIX_OFFSET_NS) // PHASE_NS + 1))
+            stages.survival.count(arrived.leg)
         started, stopped = stages.listening.complete(tick, phase)
         stages.digits.send(wake)
         stages.sending.send(wake)

@@ -25,7 +25,7 @@ class Reception:
         self.ssrc = np.full(legs, _NO_STREAM, np.int64)
         self.highest = np.zeros(legs, np.int64)  # extended by wrap-arounds
         self._first = np.zeros(legs, np.int64)  # extended sequence number that the present account begins with
-        self._counted = np.zeros(legs, np.int64)  # packets in the present account
+        self._counted = np.zeros(legs, np.int64)  # packets, over all accounts
         self._counted_before = np.zeros(legs, np.int64)  # in closed accounts
         self._lost_before = np.zeros(legs, np.int64)
         self.late = np.zeros(legs, np.int64)
@@ -40,7 +40,8 @@ class Reception:
     def resume(self, leg: int, *, ssrc: int, highest: int, received: int, lost: int, late: int) -> None:
         """Go on with the counters of a process that died. Its numbers are a second old: the first packet begins an account."""
         self.ssrc[leg], self.highest[leg] = ssrc, highest + _LONG_AGO
-        self._counted_before[leg], self._lost_before[leg], self.late[leg] = received, lost, late
+        self._counted[leg] = self._counted_before[leg] = received
+        self._lost_before[leg], self.late[leg] = lost, late
         self._first[leg] = self.highest[leg] + 1
 
     def update(
@@ -56,8 +57,7 @@ class Reception:
             is_account = is_new | (ahead > _JUMP) | (ahead < _BACK)
             anew = legs[is_account]
             self._lost_before[anew] = self.lost(anew)
-            self._counted_before[anew] += self._counted[anew]
-            self._counted[anew] = 0
+            self._counted_before[anew] = self._counted[anew]
             self._first[anew] = sequence[is_account]
             self.ssrc[anew] = ssrc[is_account]
             highest += np.maximum(ahead, 0)
@@ -74,16 +74,17 @@ class Reception:
 
     def received(self, legs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Packets, over all streams of the leg."""
-        received: NDArray[np.int64] = self._counted_before[legs] + self._counted[legs]
+        received: NDArray[np.int64] = self._counted[legs]
         return received
 
     def lost(self, legs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sequence gaps never filled, over all streams of the leg."""
-        missing = self.highest[legs] - self._first[legs] + 1 - self._counted[legs]
+        counted = self._counted[legs] - self._counted_before[legs]
+        missing = self.highest[legs] - self._first[legs] + 1 - counted
         lost: NDArray[np.int64] = self._lost_before[legs] + np.maximum(missing, 0) * (self.ssrc[legs] != _NO_STREAM)
         return lost
 
     def expected(self, leg: int) -> tuple[int, int]:
         """(packets expected, packets lost) of the present stream, for RTCP report blocks."""
         expected = int(self.highest[leg] - self._first[leg]) + 1
-        return expected, expected - int(self._counted[leg])
+        return expected, expected - int(self._counted[leg] - self._counted_before[leg])
