@@ -12,8 +12,8 @@ costs nothing per packet, and has the resolution of wake-ups.
 Rules
 1. position = anchor_sample + (timestamp - anchor_timestamp, mod 2³²) in the bank's rate; tick T begins at T * frame_samples.
 2. Anchored anew (to the first tick mixed at least `margin_ms` after the arrival): the first packet, two in a row outside
-   -1 s … +0.5 s, one after a gap that begins a talk spurt, three late in a row at different wake-ups, and whenever
-   the caller says `forget`.
+   -1 s … +0.5 s, one after a gap that begins a talk spurt, three late in a row or every second of eight (at different
+   wake-ups), and whenever the caller says `forget`.
 3. A packet that begins in a tick already mixed is late; what of it lies in later ticks still plays. More than 28 ticks ahead is
    not kept.
 4. `review` moves a leg by whole ticks so that less than 0.5 % is late (the packets that a stall held back count as one), later
@@ -38,7 +38,7 @@ LATE_SHARE = 0.005
 _WAKE_MS = 5
 _MIX_AFTER_WAKE_MS = 2
 _SEEN_AFTER_MS = 2.5  # a packet is seen this long after its arrival, on average
-_LATE_RUN = 3
+_LATE_WEIGHT, _LATE_LIMIT = 4, 12  # each late packet weighs four in time: three late in a row, or four of eight
 _BINS = 128
 _ZERO_BIN = 28  # of slack 0; slacks from -140 ms to +495 ms are told apart
 _FORGET_SHARE = np.float32(1 / 20)  # a review a second: the memory is about 20 s
@@ -177,10 +177,10 @@ class Playout:
         strikes = (self._strikes[legs] + 1) * is_outside
         is_late = (slack < 0) & ~is_outside
         is_again = is_late & (self._late_wake[legs] == wake)  # a burst after a stall is one event
-        run = np.where(is_late, self._late_run[legs] + ~is_again, 0)
+        run = np.maximum(self._late_run[legs] + np.where(is_late, _LATE_WEIGHT * ~is_again, -1), 0)
         self._strikes[legs], self._late_run[legs] = strikes, run
         self._late_wake[legs[is_late]] = wake
-        is_anew |= (strikes >= _STRIKES) | (run >= _LATE_RUN)
+        is_anew |= (strikes >= _STRIKES) | (run >= _LATE_LIMIT)
         if after_gap is not None:
             is_anew |= after_gap
         if is_anew.any():

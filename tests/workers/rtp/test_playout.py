@@ -36,11 +36,11 @@ class Reference:
             self.strikes = self.strikes + 1 if outside else 0
             late = slack < 0 and not outside
             if late:
-                self.run += self.late_wake != wake
+                self.run += 4 * (self.late_wake != wake)
                 self.late_wake = wake
             else:
-                self.run = 0
-            anew = anew or self.strikes >= 2 or self.run >= 3
+                self.run = max(self.run - 1, 0)
+            anew = anew or self.strikes >= 2 or self.run >= 12
         if anew:
             within_ms = 20 - gcd(units, self.clock_hz // 50) * 1000 / self.clock_hz
             mixed_after = 5 * wake - 2.5 + self.margin_ms + within_ms  # ms; tick T is mixed at 20 T + 5 phase + 2
