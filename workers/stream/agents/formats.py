@@ -78,7 +78,8 @@ def _converter(from_hz: int, to_hz: int) -> Callable[[Samples], Samples]:
     if from_hz in OWN_RATES_HZ and to_hz in OWN_RATES_HZ:
         return _Blocks(from_hz, to_hz)
     stream = soxr.ResampleStream(from_hz, to_hz, 1, dtype="int16", quality="LQ")  # better ones wait 40 ms
-    return lambda samples: stream.resample_chunk(samples)
+    convert: Callable[[Samples], Samples] = stream.resample_chunk
+    return convert
 
 
 class _Blocks:

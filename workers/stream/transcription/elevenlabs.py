@@ -4,7 +4,8 @@ Runs in: stream.
 Owns: the realtime endpoint and its messages.
 
 Rules
-1. The service finds the pauses itself (`commit_strategy=vad`); only our farewell commits by hand, and what follows it is the last.
+1. The service finds the pauses itself (`commit_strategy=vad`); only our farewell commits by hand. Which commit a text answers is
+   not told, so after the farewell we listen for the whole second, unless the service says that there was nothing left.
 2. Complaints after which the service goes on are reported; every other error ends the session with its words.
 3. `committed_transcript_with_timestamps` would repeat what `committed_transcript` said; nobody asks for it.
 
@@ -128,7 +129,6 @@ class RealtimeDialect(Dialect):
             case "committed_transcript":
                 if text:
                     self._report(Transcript(text, is_final=True))
-                self.is_over = self._has_said_farewell
             case kind if kind in _PASSING or kind in _FATAL:
                 self._complaint(kind, words(heard.error or "", [self._request.api_key]))
             case _:
@@ -144,7 +144,7 @@ class RealtimeDialect(Dialect):
         text = f"{NAME}: {kind}: {error}".removesuffix(": ")
         if kind in _FATAL:
             raise VendorError(text, _FATAL[kind])
-        if self._has_said_farewell:  # most likely there was nothing left to commit
+        if self._has_said_farewell and kind == "insufficient_audio_activity":
             self.is_over = True
         else:
             self._report(TranscriptionProblem(text))
