@@ -4,7 +4,7 @@ Runs in: control.
 Owns: the phase of each room and how many participants each phase has.
 
 Rules
-1. A room takes the emptiest of the four phases when its worker starts, and keeps it while that worker lives.
+1. A room takes the emptiest of its worker's phases when that starts, and keeps it while the worker lives.
 2. `OpenRoom` is sent before the first participant's entry but not waited for separately: both answers come in one tick.
 
 Not here: which process mixes a room, and how long an idle one is kept -> `app/supervisor/`.
@@ -57,7 +57,7 @@ class Mixing:
                 self._supervisor.release_room(room.facts.id, at_once=True)
             raise CallerError("room was deleted")
         if not room.legs and (worker is not room.last_worker or room.facts.phase == NO_PHASE):
-            room.facts.phase = self.loads.index(min(self.loads))
+            room.facts.phase = min(self._supervisor.phases_of(worker), key=self.loads.__getitem__)
             self._save(room)
         self.adopt(room, worker)
         room.opened = asyncio.ensure_future(worker.call(room.opening_command()))

@@ -25,13 +25,14 @@ import structlog
 from app.config import Config
 from app.supervisor.worker import Worker
 from app.supervisor.zygote import Found, ZygoteLink
-from shm.clock import monotonic_ns
+from shm.clock import PHASES, monotonic_ns
 from shm.errors import ResourceError
 from shm.instance import STATS_ROWS, Instance
 from shm.messages import CloseRoom, Command, Hangup, RoomInventoryPart, RoomStart, RtpStart, SipStart
 
 BUILT_CODECS = ("PCMU", "PCMA", "G722", "L16")
 WATCH_EVERY_S = 0.25
+SHARED_NAME = "rooms "
 HUNG_NS = 1_000_000_000
 DEATHS_WINDOW_NS = 10_000_000_000
 ROOM_DEATHS = 3
@@ -181,6 +182,14 @@ class Supervisor:
             loop = asyncio.get_running_loop()
             self._closing[room_id] = loop.call_later(EMPTY_ROOM_S, self._unplace, room_id)
 
+    def phases_of(self, worker: Worker) -> range:
+        """The phases that rooms of this worker may take. Shared workers divide them: a wake-up costs about the same for one
+        room as for thirty, so each phase is best mixed by few processes."""
+        if not self._is_shared(worker):
+            return range(PHASES)
+        number = int(worker.name.removeprefix(SHARED_NAME))
+        return range(number % PHASES, PHASES, self._config.room_shared_workers)
+
     def rooms_on(self, worker: Worker) -> list[str]:
         return [room_id for room_id, other in self._rooms.items() if other is worker]
 
@@ -202,7 +211,7 @@ class Supervisor:
         ):
             return await self._start_room_worker(f"room {room_id}", shared=False)
         shared = [worker for worker in self._room_workers if worker.wanted and self._is_shared(worker)]
-        names = {f"rooms {index}" for index in range(config.room_shared_workers)}
+        names = {f"{SHARED_NAME}{index}" for index in range(config.room_shared_workers)}
         unused = sorted(names - {worker.name for worker in shared})
         if unused:
             return await self._start_room_worker(unused[0], shared=True)

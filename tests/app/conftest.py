@@ -15,6 +15,7 @@ from app.metrics import Metrics
 from app.rooms.conference import Conference
 from app.rooms.requests import AddLeg, CreateRoom
 from shm.bank import RATES_HZ, Bank
+from shm.clock import PHASES
 from shm.messages import (
     Answer,
     CallAnswered,
@@ -85,6 +86,9 @@ class FakeSupervisor:
         self.released.append((room_id, at_once))
         if at_once:
             self.mixers.pop(room_id, None)
+
+    def phases_of(self, _worker) -> range:
+        return range(PHASES)
 
     def rooms_on(self, worker) -> list[str]:
         return [room_id for room_id, mixer in self.mixers.items() if mixer is worker]

@@ -253,7 +253,8 @@ async def test_an_arrival_that_was_told_already_is_not_told_again(stage):
     assert stage.told() == []
 
 
-async def test_paths_that_differ_are_set_right(stage):
+async def test_paths_that_differ_are_set_right(stage, monkeypatch):
+    monkeypatch.setattr("app.legs.paths.FULL_BATCH", 1)  # the two legs are served by different processes
     legs = [await stage.connected_out(room_id="r") for _ in range(2)]
     elsewhere = stage.legs.paths.rows.take(16000)
     stage.restart()
