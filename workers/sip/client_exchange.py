@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from workers.sip.message import Request, Response
 from workers.sip.resolver import Target, Unresolvable
 from workers.sip.server_exchange import SPENT
-from workers.sip.timers import Timed
+from workers.sip.timers import NEVER, Timed
 from workers.sip.transaction import InviteClient, Key, PlainClient, client_key
 from workers.sip.uri import Uri
 
@@ -213,6 +213,9 @@ class ClientExchange(Timed):
 
     def _next_target(self, why: Why) -> None:
         self.end(self.key)
+        # The machine would go on repeating a request that counts as failed: a phone would ring for nobody.
+        self._machine = None
+        self.deadline = NEVER
         if self._targets and not self._cancel_wanted:
             self._try(self._targets.pop(0))
         else:

@@ -214,6 +214,19 @@ async def test_nobody_there(control, peer):
     assert (await control.event(wire.CallEnded)).reason == "invite_failed"
 
 
+async def test_a_failed_invite_is_not_repeated(control, peer, make):
+    """The phone that comes up a moment after the attempt has failed must not ring for nobody."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    await control.do(wire.Dial, leg_id="leg", target=f"sip:x@127.0.0.1:{port}", media=make.LOCAL)
+    await control.event(wire.CallEnded)
+    late = await make.Peer().open_udp(port)
+    with pytest.raises(TimeoutError):
+        await late.get("INVITE", within=1.0)  # T1 is 0.5 s
+    late.close()
+
+
 async def test_outbound_proxy_and_record_route(control, peer, scene, make):
     proxy = await make.Peer().open_udp()
     invite_task = asyncio.create_task(proxy.get("INVITE"))
