@@ -28,6 +28,7 @@ class Reception:
         self._counted = np.zeros(legs, np.int64)  # packets, over all accounts
         self._counted_before = np.zeros(legs, np.int64)  # in closed accounts
         self._lost_before = np.zeros(legs, np.int64)
+        self._is_disturbed = False  # since last asked
         self.late = np.zeros(legs, np.int64)
         self.last_wake = np.zeros(legs, np.int64)
 
@@ -53,6 +54,7 @@ class Reception:
         is_new = ssrc != self.ssrc[legs]
         begun = _NOBODY
         if is_new.any() or not (ahead == 1).all():
+            self._is_disturbed = True
             begun = legs[is_new]
             is_account = is_new | (ahead > _JUMP) | (ahead < _BACK)
             anew = legs[is_account]
@@ -68,6 +70,11 @@ class Reception:
         self._counted[legs] += 1
         self.last_wake[legs] = wake
         return begun
+
+    def take_disturbance(self) -> bool:
+        """Whether the losses of any leg may have changed since this was asked last."""
+        was, self._is_disturbed = self._is_disturbed, False
+        return was
 
     def is_started(self, leg: int) -> bool:
         return int(self.ssrc[leg]) != _NO_STREAM

@@ -4,8 +4,8 @@ Runs in: rtp, in the loop.
 Owns: the copies of this process's columns in `bank.leg` (fields written by rtp; the layout is in shm/bank.py).
 
 Rules
-1. Written as they happen: packets_received, send_sequence (sending.py), the latch (doors.py), digits (digits.py). The rest once
-   a second and at the end.
+1. Written as they happen: packets_received, packets_lost, send_sequence (sending.py), the latch (doors.py), digits
+   (digits.py). The rest once a second and at the end.
 2. The timestamp needs no writing: `send_timestamp` is the one of tick 0, and time goes on by itself.
 """
 
@@ -35,9 +35,13 @@ class Survival:
         self._sending = sending
 
     def count(self, indexes: NDArray[np.int64]) -> None:
-        """The one counter that is written with every packet: a call may be over, and its record told, before the next `save`."""
+        """What is written with every packet: a call may be over, and its record told, before the next `save`."""
+        is_disturbed = self._reception.take_disturbance()
         for bank, members in self._legs.by_bank(indexes):
-            bank.leg["packets_received"][self._legs.row[members]] = self._reception.received(members)
+            rows = self._legs.row[members]
+            bank.leg["packets_received"][rows] = self._reception.received(members)
+            if is_disturbed:
+                bank.leg["packets_lost"][rows] = self._reception.lost(members)
 
     def save(self, indexes: NDArray[np.int64]) -> None:
         reception, playout = self._reception, self._playout

@@ -103,7 +103,9 @@ def test_two_legs_hear_each_other(bed, phones, rooms, codec, rate_hz, ptime_ms):
         3
     ] < packets[0][3]
     frames = max(ptime_ms // 20, 1) if codec is not L16_48 else 1
-    assert set(np.diff([p[4] for p in packets]) % 2**32) == {codec.clock_hz // 50 * frames}
+    steps = np.diff([p[4] for p in packets]) % 2**32
+    assert not (steps % (codec.clock_hz // 50 * frames)).any()  # a tick that a busy machine skipped leaves its place
+    assert np.median(steps) == codec.clock_hz // 50 * frames
     assert [p[2] for p in packets] == [True] + [False] * (len(packets) - 1)  # one marker
 
 
