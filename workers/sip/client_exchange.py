@@ -7,7 +7,8 @@ Rules
 1. It ends with exactly one of: a final response delivered, or `failed(why)`; the 2xx of an INVITE may come several times
    (forks and repetitions).
 2. The next target is tried after a transport error, ICMP unreachable, 503, or no answer at all; with a new branch.
-3. After the final response the request is let go.
+3. A connection that stood before us may have died unnoticed: when it breaks, its place is tried once more over a new one.
+4. After the final response the request is let go.
 
 Not here: when to repeat -> `transaction.py`; which target -> `resolver.py`.
 """
@@ -44,8 +45,10 @@ class ClientExchange(Timed):
         "_exchanges",
         "_failed",
         "_give_up_s",
+        "_has_retried",
         "_machine",
         "_responded",
+        "_spare",
         "_targets",
         "_task",
         "flow",
@@ -71,6 +74,8 @@ class ClientExchange(Timed):
         self._machine: InviteClient | PlainClient | None = None
         self._task: asyncio.Task[None] | None = None
         self._cancel_wanted = False
+        self._spare: str | Target | None = None  # where to go when a connection that was there before turns out dead
+        self._has_retried = False
         self.request = request
         self.flow: Flow | None = None
         self.key: Key = ()
@@ -79,7 +84,7 @@ class ClientExchange(Timed):
     def start(self, hop: str, flow: Flow | None) -> None:
         """On `flow` where one is given and open, else to the targets of the URI `hop`."""
         if flow is not None and flow.is_open:
-            self._begin(flow)
+            self._begin(flow, hop)
             return
         exchanges = self._exchanges
         try:
@@ -104,7 +109,7 @@ class ClientExchange(Timed):
     def _try(self, target: Target) -> None:
         flow = self._exchanges.flow_at_once(target)
         if flow is not None:
-            self._begin(flow)
+            self._begin(flow, target)
         elif target.transport == "UDP":
             self._next_target("transport")
         else:
@@ -118,8 +123,9 @@ class ClientExchange(Timed):
         else:
             self._begin(flow)
 
-    def _begin(self, flow: Flow) -> None:
+    def _begin(self, flow: Flow, spare: str | Target | None = None) -> None:
         self._task = None
+        self._spare = spare if flow.is_reliable and not self._has_retried else None
         if self.is_over:
             return
         if self._cancel_wanted:  # before anything was sent
@@ -205,17 +211,30 @@ class ClientExchange(Timed):
 
         An INVITE that has begun to ring waits on: its answer may come over another connection.
         """
-        if flow is self.flow and not self.is_over and self._machine is not None and self._machine.state in _FRAGILE:
+        if flow is not self.flow or self.is_over or self._machine is None or self._machine.state not in _FRAGILE:
+            return
+        spare = None if self._cancel_wanted else self._spare
+        if spare is None:
             self._next_target("transport")
+            return
+        self._has_retried = True
+        self._abandon()
+        if isinstance(spare, str):
+            self.start(spare, None)
+        else:
+            self._try(spare)
 
     def timed_out(self) -> None:
         self._next_target("timeout")
 
-    def _next_target(self, why: Why) -> None:
+    def _abandon(self) -> None:
+        """The machine would go on repeating a request that counts as failed: a phone would ring for nobody."""
         self.end(self.key)
-        # The machine would go on repeating a request that counts as failed: a phone would ring for nobody.
         self._machine = None
         self.deadline = NEVER
+
+    def _next_target(self, why: Why) -> None:
+        self._abandon()
         if self._targets and not self._cancel_wanted:
             self._try(self._targets.pop(0))
         else:

@@ -1,6 +1,8 @@
 """Inside a running call: re-INVITE, UPDATE, hold, glare, session timers, and the process killed and replaced."""
 
 import asyncio
+import os
+import signal
 import socket
 
 from msgspec.structs import replace
@@ -307,6 +309,34 @@ async def test_a_successor_over_tcp_opens_a_new_connection(control, make):
     control.start()
     await control.do(wire.RestoreDialog, dialog=dialog)
     await control.do(wire.Hangup, leg_id=leg_id)
+    async with asyncio.timeout(5):
+        callback = await arrived
+    callback.reply(await callback.get("BYE"), 200)
+    peer.close()
+    callback.close()
+    server.close()
+
+
+async def test_a_connection_that_died_unnoticed_is_replaced(control, make):
+    """The BYE goes into a connection that the peer has reset meanwhile: it comes again over a new one."""
+    arrived = asyncio.get_running_loop().create_future()
+
+    def accept(reader, writer):
+        callback = make.Peer()
+        callback.transport = "TCP"
+        callback._attach(reader, writer)
+        arrived.set_result(callback)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    peer = await make.Peer().open_stream(control.port)
+    contact = [("contact", f"<sip:alice@127.0.0.1:{port};transport=tcp>")]
+    _invite, _ok, leg_id = await make.Scene(control, peer).answered_in(headers=contact)
+    # Stopped, the process cannot notice the reset before it has read the command.
+    os.kill(control.pid, signal.SIGSTOP)
+    control.channel.send(wire.Hangup(command_id=77, leg_id=leg_id))
+    peer._writer.transport.abort()
+    os.kill(control.pid, signal.SIGCONT)
     async with asyncio.timeout(5):
         callback = await arrived
     callback.reply(await callback.get("BYE"), 200)
