@@ -17,16 +17,19 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import structlog
 
-from app.control import Control
+from app.api.application import Api
 from app.config import Config
+from app.control import Control
 from app.ledger import Ledger
 from app.listeners import SipSockets
 from app.logs import configure_logs
 from shm.instance import Instance, create_instance, short_name
 
+MASTERLESS_END_S = 3.5
 STOP_NOTICE_S = 0.5  # a group-wide SIGTERM may reach control before the master has read its own
 END_LIMIT_S = 7.0
 
@@ -80,7 +83,7 @@ def tidy_up() -> None:
 # ---------------------------------------------------------------------------------------------- control
 
 
-async def start() -> None:
+async def start() -> Api:
     _process.instance.drop_master_ends()
     for warning in _process.config.warnings:
         log.warning(warning)
@@ -89,6 +92,7 @@ async def start() -> None:
     asyncio.get_running_loop().add_reader(_process.instance.lifeline_fd, _on_lifeline)
     await control.start()
     log.info("ready", instance_id=_process.config.instance_id)
+    return control.api
 
 
 async def end() -> None:
@@ -98,8 +102,8 @@ async def end() -> None:
         return
     _process.control = None
     deadline = asyncio.get_running_loop().time() + STOP_NOTICE_S
-    while not _process.instance.is_stopping and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.02)  # a flag in shared memory cannot wake anybody
+    while not _process.instance.is_stopping and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - the flag
+        await asyncio.sleep(0.02)  # lies in shared memory and cannot wake anybody
     try:
         async with asyncio.timeout(END_LIMIT_S):
             await control.end(hang_up=_process.instance.is_stopping)
@@ -124,21 +128,24 @@ async def _end_without_master() -> None:
         tidy_up()
 
 
-MASTERLESS_END_S = 3.5
-
-
-class _Asgi:
+class Asgi:
     """gunicorn's view of control: lifespan here, everything else to the API."""
 
-    async def __call__(self, scope, receive, send):  # type: ignore[no-untyped-def]
-        if scope["type"] != "lifespan":
-            assert _process.control is not None
-            await _process.control.api(scope, receive, send)
-            return
+    def __init__(self) -> None:
+        self._api: Api | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        else:
+            assert self._api is not None, "gunicorn serves only after lifespan.startup.complete"
+            await self._api(scope, receive, send)
+
+    async def _live(self, receive: Any, send: Any) -> None:
         await receive()
         try:
-            await start()
-        except Exception as error:  # the outermost frame of control's start  # noqa: BLE001
+            self._api = await start()
+        except Exception as error:  # the outermost frame of control's start
             log.exception("start failed")
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
@@ -148,4 +155,4 @@ class _Asgi:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-asgi = _Asgi()
+asgi = Asgi()

@@ -16,6 +16,7 @@ Not here: which workers there ought to be -> `app/supervisor.py`.
 import contextlib
 import gc
 import os
+import select
 import selectors
 import signal
 import socket
@@ -89,6 +90,10 @@ def _warm_signal_code() -> None:
                 resampler(rate_hz, other_hz)
 
 
+def _has_ended(pid_fd: int) -> bool:
+    return bool(select.select([pid_fd], [], [], 0)[0])
+
+
 class Zygote:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
@@ -121,7 +126,8 @@ class Zygote:
                     self._keep(Kept(message.name, message.kind, message.pid, message.start, *descriptors))
                 case messages.ListWorkers():
                     for kept in self._kept.values():
-                        self._tell(message.command_id, kept)
+                        if not _has_ended(kept.pid_fd):
+                            self._tell(message.command_id, kept)
                     self._control.send(messages.Done(command_id=message.command_id))
 
     def _spawn(self, command: messages.Spawn) -> None:

@@ -14,7 +14,7 @@ The connection is in the ASGI scope under SCOPE_KEY; under another server there 
 
 from typing import Any
 
-from gunicorn.asgi import websocket  # type: ignore[import-untyped]
+from gunicorn.asgi import websocket
 from websockets.speedups import apply_mask
 
 from shm.clock import monotonic_ns

@@ -59,12 +59,14 @@ class Dialling:
         return reply
 
     def _announce(self, leg: Leg, request: CreateLeg) -> None:
-        fields: dict[str, Any] = {"leg_type": leg.facts.type, "uri": request.to or request.uri}
-        if request.from_:
-            fields["from"] = request.from_
-        if headers := shown_headers(request.headers):
-            fields["sip_headers"] = headers
-        self._legs.publish(leg, "leg.ringing", **fields)
+        self._legs.publish(
+            leg,
+            "leg.ringing",
+            leg_type=leg.facts.type,
+            uri=request.to or request.uri,
+            from_=request.from_,
+            sip_headers=shown_headers(request.headers),
+        )
 
     def _codecs(self, wished: list[str] | None) -> tuple[str, ...]:
         if wished is None:

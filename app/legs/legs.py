@@ -25,6 +25,7 @@ from app.legs.leg import Leg, LegFacts
 from app.legs.paths import Paths
 from app.legs.quality import quality_report
 from app.legs.rows import Rows
+from app.metrics import Metrics
 from app.supervisor import Supervisor
 from shm.bank import Bank
 from shm.clock import monotonic_ns
@@ -58,6 +59,7 @@ class Legs:
         bus: Bus,
         webhooks: Webhooks,
         supervisor: Supervisor,
+        metrics: Metrics,
         banks: Mapping[int, Bank],
         clock: Callable[[], int] = monotonic_ns,
     ) -> None:
@@ -66,6 +68,7 @@ class Legs:
         self.bus = bus
         self.webhooks = webhooks
         self.supervisor = supervisor
+        self.metrics = metrics
         self.clock = clock
         self.paths = Paths(config, supervisor, Rows(banks))
         self.codecs = tuple(name for name in config.sip_codecs if name in BUILT_CODECS) or BUILT_CODECS[:3]
@@ -95,9 +98,11 @@ class Legs:
         return len(self._legs) >= self.paths.capacity
 
     def add(self, leg: Leg) -> None:
+        """The leg exists from now on, ringing."""
         self._legs[leg.facts.id] = leg
         self.save(leg)
         self.arm(leg)
+        self.metrics.leg_reached(leg.facts.type, leg.facts.state)
 
     def save(self, leg: Leg) -> None:
         if not leg.is_over:
@@ -214,14 +219,11 @@ class Legs:
         facts.state = "hung_up"
         self.arm(leg)
         now = self.clock()
-        cdr = {
-            "reason": reason,
-            "duration_total": round((now - facts.created_ns) / 1e9, 2),
-            "duration_answered": round((now - facts.connected_ns) / 1e9, 2) if facts.connected_ns else 0,
-        }
-        quality = self._quality(leg)
-        report: dict[str, Any] = {"cdr": cdr, "quality": quality} if quality else {"cdr": cdr}
-        self.publish(leg, "leg.disconnected", **report)
+        total_s = (now - facts.created_ns) / 1e9
+        answered_s = (now - facts.connected_ns) / 1e9 if facts.connected_ns else 0
+        cdr = {"reason": reason, "duration_total": round(total_s, 2), "duration_answered": round(answered_s, 2)}
+        self.publish(leg, "leg.disconnected", cdr=cdr, quality=self._quality(leg))
+        self.metrics.leg_ended(facts.type, reason, answered_s=answered_s, total_s=total_s)
         self.webhooks.unregister_leg(facts.id)
         self.ledger.drop("leg", facts.id)
         self._legs.pop(facts.id, None)

@@ -12,6 +12,8 @@ Rules
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from app.legs.leg import Leg, LegFacts, shown_headers
 from app.legs.legs import UNAVAILABLE, Legs, log
 from shm.messages import (
@@ -104,22 +106,16 @@ class Signals:
         return orders
 
     def _announce(self, leg: Leg, event: CallReceived) -> None:
-        fields: dict[str, Any] = {"leg_type": leg.facts.type, "from": event.from_user, "to": event.to_user}
-        if leg.facts.headers:
-            fields["sip_headers"] = leg.facts.headers
-        if event.offered_codecs:
-            fields["offered_codecs"] = [
-                {
-                    "name": one.name,
-                    "payload_type": one.payload_type,
-                    "clock_rate": one.clock_rate,
-                    "priority": one.priority,
-                }
-                for one in event.offered_codecs
-            ]
-        if event.source_address:
-            fields["source_address"] = event.source_address
-        self._legs.publish(leg, "leg.ringing", **fields)
+        self._legs.publish(
+            leg,
+            "leg.ringing",
+            leg_type=leg.facts.type,
+            from_=event.from_user,
+            to=event.to_user,
+            sip_headers=leg.facts.headers,
+            offered_codecs=[msgspec.structs.asdict(one) for one in event.offered_codecs],
+            source_address=event.source_address,
+        )
 
     # ---------------------------------------------------------------------------------------- connection
 
@@ -150,6 +146,7 @@ class Signals:
         if facts.max_duration_s:
             legs.set_deadline(leg, "max_duration", facts.max_duration_s)
         self._take_media(leg, media)
+        legs.metrics.leg_reached(facts.type, "connected")
         legs.publish(leg, "leg.connected", leg_type=facts.type)
         self._go_on(leg)
 
@@ -193,6 +190,9 @@ class Signals:
     # ---------------------------------------------------------------------------------------- the end
 
     def _call_ended(self, leg: Leg, event: CallEnded) -> None:
+        facts = leg.facts
+        if facts.is_answered and not facts.connected_ns and event.reason == "connect_failed":
+            self._legs.command_failed(leg, "answer", "no common codec, or our 200 was never acknowledged")
         self._legs.end(leg, event.reason)
 
     def _media_timed_out(self, leg: Leg, _event: MediaTimedOut) -> None:

@@ -19,6 +19,7 @@ from app.legs.control import Control
 from app.legs.dialling import Dialling
 from app.legs.legs import Legs
 from app.legs.signals import Signals
+from app.metrics import Metrics
 from app.rooms.membership import Membership
 from app.rooms.recovery import Recovery
 from app.rooms.rooms import Rooms
@@ -39,9 +40,23 @@ class Conference:
     recovery: Recovery
 
     def __init__(
-        self, *, config: Config, ledger: Ledger, bus: Bus, webhooks: Webhooks, banks: Mapping[int, Bank]
+        self,
+        *,
+        config: Config,
+        ledger: Ledger,
+        bus: Bus,
+        webhooks: Webhooks,
+        metrics: Metrics,
+        banks: Mapping[int, Bank],
     ) -> None:
-        self._parts = {"config": config, "ledger": ledger, "bus": bus, "webhooks": webhooks, "banks": banks}
+        self._parts = {
+            "config": config,
+            "ledger": ledger,
+            "bus": bus,
+            "webhooks": webhooks,
+            "metrics": metrics,
+            "banks": banks,
+        }
 
     def attach(self, supervisor: Supervisor) -> None:
         """Build everything on top of `supervisor`, which need not be started yet."""

@@ -124,16 +124,15 @@ class Recovery:
                 leg.facts.media = call.dialog.media
             if leg.facts.is_answered and call.state in ("incoming", "early"):
                 self._answering.order(leg)
-        asyncio.get_running_loop().call_later(SETTLE_S, self._end_orphans, worker, calls)
+        asyncio.get_running_loop().call_later(SETTLE_S, self._end_orphans, worker, calls, self._legs.clock())
 
-    def _end_orphans(self, sip: Worker, calls: dict[str, SipCall]) -> None:
+    def _end_orphans(self, sip: Worker, calls: dict[str, SipCall], met_ns: int) -> None:
         for leg_id, call in calls.items():
             if self._legs.find(leg_id) is None:
                 is_ringing = call.state == "incoming"
                 sip.tell(Reject(leg_id=leg_id, status=INTERNAL_ERROR) if is_ringing else Hangup(leg_id=leg_id))
-        started_ns = self._legs.clock() - int(2 * SETTLE_S * 1e9)
         for leg in list(self._legs):
-            if leg.facts.id not in calls and leg.facts.created_ns < started_ns and leg.dialog is None:
+            if leg.facts.id not in calls and leg.facts.created_ns < met_ns and leg.dialog is None:
                 is_dialled = leg.facts.type == "sip_outbound" and not leg.facts.connected_ns
                 self._legs.hang_up(leg, "invite_failed" if is_dialled else "server_error")
 

@@ -99,6 +99,7 @@ class Supervisor:
         self._placing: dict[str, asyncio.Future[None]] = {}
         self._closing: dict[str, asyncio.TimerHandle] = {}
         self._stats_rows_in_use: set[int] = set()
+        self._stats_rows_end = 1 + config.rtp_workers
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
 
@@ -143,6 +144,12 @@ class Supervisor:
 
     def workers(self) -> list[Worker]:
         return [self.sip, *self.rtp, *self._room_workers]
+
+    def stats_rows(self) -> list[tuple[str, int]]:
+        """(kind of process, row) of every stats row ever given out: counters outlive processes."""
+        first_room = 1 + self._config.rtp_workers
+        rows = [("sip", 0), *(("rtp", row) for row in range(1, first_room))]
+        return rows + [("room", row) for row in range(first_room, self._stats_rows_end)]
 
     # ------------------------------------------------------------------------------------------ rooms
 
@@ -230,8 +237,8 @@ class Supervisor:
         row = next((row for row in range(first, STATS_ROWS) if row not in self._stats_rows_in_use), 0)
         if not row:
             raise ResourceError("no room for another process in the stats table")
-        self._instance.stats.table[row] = 0  # nobody else writes a free row
-        self._stats_rows_in_use.add(row)
+        self._stats_rows_in_use.add(row)  # counters go on where an earlier room's stopped
+        self._stats_rows_end = max(self._stats_rows_end, row + 1)
         return row
 
     # ------------------------------------------------------------------------------------------ lives
@@ -254,6 +261,7 @@ class Supervisor:
             start = msgspec.msgpack.decode(found.start, type=RoomStart)
             worker = self._make(found.name, "room", start.stats_row, start)
             self._stats_rows_in_use.add(start.stats_row)
+            self._stats_rows_end = max(self._stats_rows_end, start.stats_row + 1)
             self._room_workers.append(worker)
         worker.attach(found.channel_end, found.pid_fd, found.pid)
         try:

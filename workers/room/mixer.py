@@ -18,8 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from shm.bank import HEARS_NOTHING
-
+NOTHING = -1  # HEARS_NOTHING of shm/bank.py, which a pure module does not import
 Indices = NDArray[np.intp]
 Samples = NDArray[np.int16]
 
@@ -86,12 +85,12 @@ def make_plan(batch: Batch, talkers: Indices, *, comfort_noise: bool) -> Plan:
     own = np.flatnonzero(subtracts)
     hears_silence = batch.listening & ~shares_total & ~subtracts
     silent = np.flatnonzero(hears_silence)
-    noise_row = int(batch.rows[silent[0]]) if comfort_noise and len(silent) else -1
+    noise_row = int(batch.rows[silent[0]]) if comfort_noise and len(silent) else NOTHING
 
-    hears = np.full(legs, HEARS_NOTHING, np.int32)
+    hears = np.full(legs, NOTHING, np.int32)
     hears[sharers] = home_of_room[batch.room_of[sharers]]
     hears[own] = batch.rows[own]
-    hears[silent] = noise_row  # -1 is HEARS_NOTHING
+    hears[silent] = noise_row  # NOTHING without comfort noise
     position = np.cumsum(talks) - 1
     adds = None
     if len(starts) != len(talkers):

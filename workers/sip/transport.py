@@ -22,6 +22,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
+from typing import cast
 
 from workers.sip.message import MAX_MESSAGE_BYTES, MessageError, StreamFramer
 
@@ -135,11 +136,10 @@ class StreamFlow(Flow, asyncio.Protocol):
         return self._stream is not None and not self._stream.is_closing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._stream = transport
+        self._stream = cast("asyncio.Transport", transport)  # uvloop's own class does not derive from it
         peer = transport.get_extra_info("peername")
         if not peer or not self._transports.admit(self):
-            transport.abort()
+            self._stream.abort()
             return
         self.remote = (peer[0], peer[1])
         sock = transport.get_extra_info("socket")

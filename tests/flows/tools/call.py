@@ -12,6 +12,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tests.flows.tools.codecs import CODECS, Codec
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 MIRROR = {"sendrecv": "sendrecv", "sendonly": "recvonly", "recvonly": "sendonly", "inactive": "inactive"}
 SDP = ("Content-Type", "application/sdp")
+Offer = bool | Callable[[str], str]  # our own SDP, none at all, or our own after a change
 
 
 class Call:
@@ -121,6 +123,11 @@ class Call:
         self.media.decoders = {codec.payload_type: codec for codec in chosen}
         return self._describe([(c.payload_type, c.rtpmap) for c in chosen], direction, self.media.event_payload_type)
 
+    def _offered(self, offer: Offer, direction: str = "sendrecv") -> str:
+        if callable(offer):
+            return offer(self.sdp(direction=direction))
+        return self.sdp(direction=direction) if offer else ""
+
     def _describe(self, formats: list[tuple[int, str]], direction: str, event: int | None) -> str:
         self._sdp_version += 1
         host, port = self.media.announced
@@ -159,8 +166,8 @@ class Call:
 
     # --- calling ----------------------------------------------------------------------------------------------
 
-    def invite(self, *, offer: bool | str, headers: Headers) -> None:
-        body = self.sdp() if offer is True else offer or ""
+    def invite(self, *, offer: Offer, headers: Headers) -> None:
+        body = self._offered(offer)
         self._invite = self._send("INVITE", headers=headers + ([SDP] if body else []), body=body)
         self.phone.spawn(self._follow(self._invite, offered=bool(body)))
 
@@ -252,14 +259,14 @@ class Call:
         self,
         *,
         direction: str = "sendrecv",
-        offer: bool | str = True,
+        offer: Offer = True,
         codecs: tuple[str, ...] | None = None,
         headers: Headers | None = None,
         within_s: float = 5.0,
     ) -> Message:
         """A re-INVITE; returns its final response, by then acknowledged."""
         self.codecs = codecs or self.codecs
-        body = self.sdp(direction=direction) if offer is True else offer or ""
+        body = self._offered(offer, direction)
         transaction = self._send("INVITE", headers=(headers or []) + ([SDP] if body else []), body=body)
         self.phone.spawn(self._follow(transaction, offered=bool(body)))
         final = await transaction.final(within_s=within_s)

@@ -84,12 +84,12 @@ class Media:
 
     # --- the socket -------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def _open(self, port: int = 0) -> None:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         self.socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         self.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        self.socket.bind((self.host, 0))
+        self.socket.bind((self.host, port))
         self.port: int = self.socket.getsockname()[1]
         asyncio.get_running_loop().add_reader(self.socket.fileno(), self._receive)
 

@@ -16,7 +16,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Self
 
-from tests.flows.tools.call import Call
+from tests.flows.tools.call import Call, Offer
 from tests.flows.tools.digest import Challenge
 from tests.flows.tools.history import History
 from tests.flows.tools.sip import REASONS, Message, bracketed, parameter, parse, token, uri_address
@@ -90,8 +90,8 @@ class Phone:
 
     # --- calls ------------------------------------------------------------------------------------------------
 
-    async def dial(self, uri: str, *, offer: bool | str = True, headers: Headers | None = None, **options: Any) -> Call:
-        """Send an INVITE; returns at once. `offer`: True (own SDP), False (none), or a body of the test's own."""
+    async def dial(self, uri: str, *, offer: Offer = True, headers: Headers | None = None, **options: Any) -> Call:
+        """Send an INVITE; returns at once. `offer`: True (own SDP), False (none), or a change to it."""
         call = Call.outbound(self, uri, **options)
         self._by_call_id[call.call_id] = call
         call.invite(offer=offer, headers=headers or [])

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from shm.bank import HEARS_NOTHING, RX_SLOTS, TX_SLOTS, Bank
 from shm.messages import AddParticipant, CloseRoom, OpenRoom, RemoveParticipant, Row, SetParticipant
+from workers.room import mixer
 from workers.room.loop import mix_group
 from workers.room.membership import Membership
 
@@ -93,6 +94,10 @@ def test_everyone_hears_all_others_and_not_themselves(bank, situation):
                 assert np.abs(heard).max() <= 8
             else:
                 np.testing.assert_array_equal(heard, wish)
+
+
+def test_the_mixer_means_the_same_nothing_as_the_bank():
+    assert mixer.NOTHING == HEARS_NOTHING
 
 
 def test_many_listeners_share_one_row(bank):

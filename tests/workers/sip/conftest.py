@@ -7,20 +7,21 @@ import secrets
 import signal
 import socket
 import ssl
+import subprocess
 from types import SimpleNamespace
 
 import msgspec
 import pytest
 
 from shm import messages as wire
-from shm.channel import Channel, channel_pair
+from shm.channel import Channel, ChannelClosed, channel_pair
 from shm.stats import Stats
 from workers.sip.message import Request, Response, StreamFramer, new_branch, new_tag, parse
 
 EVENT_S = 5.0
 
 
-def sdp(host="127.0.0.1", port=40000, direction="", codecs="0 8 101", version=1, extra="", protocol="RTP/AVP"):
+def sdp(host="127.0.0.1", port=40000, *, direction="", codecs="0 8 101", version=1, extra="", protocol="RTP/AVP"):
     address = "IP6" if ":" in host else "IP4"
     lines = ["v=0", f"o=peer 7 {version} IN {address} {host}", "s=-", f"c=IN {address} {host}", "t=0 0"]
     lines += [f"m=audio {port} {protocol} {codecs}", "a=rtpmap:101 telephone-event/8000", "a=ptime:20"]
@@ -68,12 +69,13 @@ class Peer:
         self._reading = asyncio.create_task(self._read(reader))
 
     async def _read(self, reader):
-        while data := await reader.read(65536):
-            for frame in self._framer.feed(data):
-                if frame is None:
-                    self.inbox.put_nowait(None)
-                else:
-                    self._arrived(frame)
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                for frame in self._framer.feed(data):
+                    if frame is None:
+                        self.inbox.put_nowait(None)
+                    else:
+                        self._arrived(frame)
 
     def _arrived(self, data):
         message = parse(data)
@@ -243,7 +245,7 @@ class Control:
                 instance = SimpleNamespace(stats=self.stats, lifeline_fd=lifeline_read, sip_sockets=self.sockets)
                 run(instance, Channel(theirs, wire.ToSip), start)
                 status = 0
-            except BaseException:
+            except BaseException:  # noqa: BLE001  the outermost frame of a process
                 import traceback
 
                 traceback.print_exc()
@@ -258,7 +260,7 @@ class Control:
     def _read(self):
         try:
             messages = self.channel.receive()
-        except Exception:
+        except ChannelClosed:
             asyncio.get_running_loop().remove_reader(self.channel.fileno())
             return
         for message in messages:
@@ -322,7 +324,7 @@ class Control:
         """The process has ended by itself within so many seconds; its exit status."""
         async with asyncio.timeout(within):
             while True:
-                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                pid, status = os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222  does not wait
                 if pid:
                     self.pid = 0
                     return os.waitstatus_to_exitcode(status)
@@ -371,6 +373,7 @@ class Scene:
     def __init__(self, control, peer):
         self.control = control
         self.peer = peer
+        self.local = LOCAL
 
     async def ringing_in(self, **fields):
         fields.setdefault("body", sdp())
@@ -412,3 +415,15 @@ def scene(control, peer):
 def make():
     """The classes and constants of this file, for tests that set up more themselves."""
     return SimpleNamespace(Peer=Peer, Control=Control, Scene=Scene, sdp=sdp, LOCAL=LOCAL, ssl=ssl)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """(certificate, key) files: self-signed, for 127.0.0.1, localhost and *.example.test."""
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    names = "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:*.example.test"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"]
+    command += ["-addext", names, "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+    return str(cert), str(key)

@@ -1,0 +1,307 @@
+"""`kill -9` of every process but the master while calls are up: design.md §2, issue point 8.
+
+Sixty calls in rooms of three, each phone with a tone of its own place in the room; silence is measured in what the
+phones received. Own servers: these tests kill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import pytest
+
+from tests.flows.tools.call import Call
+from tests.flows.tools.events import Vsi
+from tests.flows.tools.phone import Phone
+from tests.flows.tools.rest import Rest
+from tests.flows.tools.server import Server
+from tests.flows.tools.sip import parse_sdp
+from tests.flows.tools.spectrum import longest_quiet_ms
+
+pytestmark = pytest.mark.flow
+
+TONES = (440.0, 660.0, 970.0)
+CALLS = 60
+
+
+@dataclass
+class House:
+    """A server of the test's own with calls in rooms `room-0` … and the exchange that all calls go to."""
+
+    server: Server
+    rest: Rest
+    vsi: Vsi
+    exchange: Phone
+    legs: list[str]
+    calls: list[Call]
+
+    def room_of(self, i: int) -> str:
+        return f"room-{i // 3}"
+
+    async def everyone_hears_the_others(self, *, within_s: float = 5.0) -> None:
+        await asyncio.gather(
+            *(
+                call.media.settled({t for t in TONES if t != TONES[i % 3]}, not_={TONES[i % 3]}, within_s=within_s)
+                for i, call in enumerate(self.calls)
+                if call.live and not call._ended.done()
+            )
+        )
+
+    def quiet_ms(self, since_s: float, *, among: Callable[[int], bool] = lambda _: True) -> float:
+        """The longest silence that any phone heard since a moment, by RTP time and by arrival."""
+        longest = 0.0
+        for i, call in enumerate(self.calls):
+            if among(i):
+                heard = call.media.recorded(since_s=since_s - 0.1)
+                longest = max(longest, longest_quiet_ms(heard), heard.longest_arrival_gap_ms)
+        return longest
+
+    async def still_works(self) -> None:
+        """No call was lost, a new call joins and hears, and one hang-up is reported once."""
+        assert not [c for c in self.calls if c._ended.done()]
+        assert {leg["id"] for leg in (await self.rest.get("/legs")).json} >= set(self.legs)
+        before = len(self.exchange.calls)
+        leg_id = await self.rest.dial(self.exchange.uri, room_id=self.room_of(0))
+        new = await self.exchange.called(after=before)
+        await new.media.settled(set(TONES))
+        await new.hang_up()
+        gone = await self.vsi.wait("leg.disconnected", leg_id=leg_id)
+        assert gone["cdr"]["reason"] == "remote_bye"
+
+
+def user_of(call: Call) -> str:
+    """The user part that was dialled: a number for the calls of the house, `exchange` for silent listeners."""
+    return call.invitation.uri.removeprefix("sip:").split("@")[0]
+
+
+@pytest.fixture
+async def house(own_server: Callable[..., Server]) -> AsyncIterator[Callable]:
+    async with AsyncExitStack() as stack:
+
+        async def build(*, calls: int = CALLS, **environment: str) -> House:
+            server = own_server(**environment)
+            rest = await stack.enter_async_context(Rest(server.base))
+            vsi = await stack.enter_async_context(Vsi(server.base))
+            exchange = await stack.enter_async_context(Phone("exchange"))
+
+            async def pick_up(call: Call) -> None:
+                user = user_of(call)
+                call.media.say(tone_hz=TONES[int(user) % 3] if user.isdigit() else None, amplitude=6000.0)
+                await call.answer()
+
+            exchange.on_call = pick_up
+            port = exchange.wire.port
+
+            async def join(i: int) -> str:
+                leg_id = await rest.dial(f"sip:{i}@127.0.0.1:{port}", room_id=f"room-{i // 3}")
+                await vsi.wait("leg.joined_room", leg_id=leg_id, within_s=15)
+                return leg_id
+
+            legs = await asyncio.gather(*(join(i) for i in range(calls)))
+            by_user = {user_of(call): call for call in exchange.calls}
+            made = House(server, rest, vsi, exchange, list(legs), [by_user[str(i)] for i in range(calls)])
+            await made.everyone_hears_the_others(within_s=15)
+            return made
+
+        yield build
+
+
+async def test_a_killed_room_is_mixed_again_within_100_ms(house: Callable) -> None:
+    made = await house()
+    at_s = made.server.slay("roomtone: room room-3")
+    await asyncio.sleep(0.5)  # the measured stretch: long enough to hold the worst allowed gap
+    await made.everyone_hears_the_others()
+    assert made.quiet_ms(at_s, among=lambda i: made.room_of(i) == "room-3") <= 100
+    assert made.quiet_ms(at_s, among=lambda i: made.room_of(i) != "room-3") <= 40
+    await made.still_works()
+    made.server.stop()
+
+
+async def test_a_room_that_dies_three_times_ends_alone(house: Callable) -> None:
+    made = await house(calls=6)
+    for death in (1, 2, 3):
+        made.server.slay("roomtone: room room-0")
+        if death < 3:
+            await made.everyone_hears_the_others()
+    for i in range(3):
+        gone = await made.vsi.wait("leg.disconnected", leg_id=made.legs[i])
+        assert gone["cdr"]["reason"] == "mixer_panic"
+        assert await made.calls[i].ended() == "bye"
+    await made.vsi.wait("room.deleted", room_id="room-0")
+    await made.everyone_hears_the_others()
+    made.server.stop()
+
+
+async def test_a_hung_room_is_replaced(house: Callable) -> None:
+    """design.md §2: a stats row that stands still for 1 s gets its process killed and restarted."""
+    made = await house(calls=3)
+    made.server.only("roomtone: room room-0").suspend()
+    await asyncio.sleep(1.0)
+    await made.everyone_hears_the_others(within_s=5)
+    await made.still_works()
+    made.server.stop()
+
+
+async def test_a_killed_control_knows_everything_again(house: Callable) -> None:
+    made = await house()
+    await made.rest.room("empty", app_id="kept", sample_rate=8000)
+    await made.rest.post(f"/legs/{made.legs[0]}/mute")
+    rooms, legs = await made.rest.everything()
+    at_s = made.server.slay("roomtone: control")
+    leaver = made.calls[-1]
+    await leaver.hang_up()  # while no control is there
+    await answering_again(made.rest)
+    assert made.quiet_ms(at_s, among=lambda i: i not in (0, 1, 2, CALLS - 1, CALLS - 2, CALLS - 3)) <= 40
+    async with Vsi(made.server.base) as vsi:
+        rooms_after, legs_after = await until_gone(made, made.legs[-1])
+        assert without(rooms, made.legs[-1]) == rooms_after
+        assert [leg for leg in legs if leg["id"] != made.legs[-1]] == legs_after
+        assert (await made.rest.get("/rooms/empty"))["app_id"] == "kept"
+        assert len(vsi.all("leg.disconnected", leg_id=made.legs[-1])) <= 1
+        made.vsi = vsi
+        made.legs, made.calls = made.legs[:-1], made.calls[:-1]
+        await made.rest.delete(f"/legs/{made.legs[0]}/mute")
+        made.legs, made.calls = made.legs[:-2], made.calls[:-2]  # the last room lost one of its voices
+        await made.everyone_hears_the_others()
+        await made.still_works()
+        await made.rest.delete(f"/legs/{made.legs[1]}", expect=202)
+        assert await made.calls[1].ended() == "bye"
+    made.server.stop()
+
+
+async def answering_again(rest: Rest, *, within_s: float = 5.0) -> float:
+    """Wait for HTTP to answer; returns how long that took."""
+    began_s = time.monotonic()
+    while True:
+        try:
+            await rest.get("/rooms")
+        except (OSError, TimeoutError, AssertionError):
+            assert time.monotonic() < began_s + within_s, "no control answers"
+            await asyncio.sleep(0.02)
+        else:
+            return time.monotonic() - began_s
+
+
+async def until_gone(made: House, leg_id: str, *, within_s: float = 5.0) -> tuple:
+    began_s = time.monotonic()
+    while True:
+        rooms, legs = await made.rest.everything()
+        if leg_id not in [leg["id"] for leg in legs]:
+            return rooms, legs
+        assert time.monotonic() < began_s + within_s, "a call that ended meanwhile is still listed"
+        await asyncio.sleep(0.02)
+
+
+def without(rooms: list[dict], leg_id: str) -> list[dict]:
+    return [r | {"participants": [p for p in r["participants"] if p["id"] != leg_id]} for r in rooms]
+
+
+async def test_killed_sip_keeps_confirmed_calls_and_their_dialogs(house: Callable) -> None:
+    made = await house()
+    ringing = await ringing_call(made)
+    at_s = made.server.slay("roomtone: sip")
+    gone = await made.vsi.wait("leg.disconnected", leg_id=ringing)
+    assert gone["cdr"]["reason"] in ("server_error", "invite_failed")
+    await asyncio.sleep(0.3)
+    assert made.quiet_ms(at_s) <= 40
+    held, by_us, by_them, moved = 0, 3, 6, 9
+    await made.rest.post(f"/legs/{made.legs[held]}/hold", expect=202)
+    await made.vsi.wait("leg.hold", leg_id=made.legs[held])
+    invite = made.calls[held].received.matching(lambda m: m.method == "INVITE")[-1]
+    assert invite.cseq[0] > 100
+    assert parse_sdp(invite.body).direction == "sendonly"
+    await made.rest.delete(f"/legs/{made.legs[held]}/hold", expect=202)
+    await made.vsi.wait("leg.unhold", leg_id=made.legs[held])
+    assert (await made.calls[moved].reinvite(direction="sendonly")).status == 200
+    await made.vsi.wait("leg.hold", leg_id=made.legs[moved])
+    assert (await made.calls[moved].reinvite()).status == 200
+    await made.everyone_hears_the_others()
+    await made.still_works()
+    await made.rest.delete(f"/legs/{made.legs[by_us]}", expect=202)
+    assert await made.calls[by_us].ended() == "bye"
+    assert (await made.calls[by_them].hang_up()).status == 200
+    gone = await made.vsi.wait("leg.disconnected", leg_id=made.legs[by_them])
+    assert gone["cdr"]["reason"] == "remote_bye"
+    made.server.stop()
+
+
+async def ringing_call(made: House) -> str:
+    phone = await Phone("ringing").__aenter__()
+    made.exchange.spawn(close_later(phone))
+    leg_id = await made.rest.dial(phone.uri)
+    (await phone.called()).ring()
+    return leg_id
+
+
+async def close_later(phone: Phone) -> None:
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        await phone.__aexit__()
+
+
+@pytest.mark.parametrize("rtp_io", ["uring", "epoll"])
+async def test_killed_rtp_goes_on_with_ports_ssrc_and_sequence(rtp_io: str, house: Callable) -> None:
+    made = await house(RTP_IO=rtp_io, RTP_WORKERS="2")
+    before = [(c.media.remote, c.media.packets[-1].ssrc) for c in made.calls]
+    at_s = made.server.slay("roomtone: rtp 0")
+    await asyncio.sleep(0.7)
+    await made.everyone_hears_the_others()
+    after = [(c.media.remote, c.media.packets[-1].ssrc) for c in made.calls]
+    assert after == before
+    for call in made.calls:
+        heard = call.media.recorded(since_s=at_s - 0.5)
+        assert heard.lost <= 15, "the sequence numbers jumped"
+    gap_ms = made.quiet_ms(at_s)
+    assert gap_ms <= 300, f"audio was away for {gap_ms:.0f} ms"
+    await made.still_works()
+    made.server.stop()
+
+
+async def test_a_killed_zygote_is_replaced_and_calls_notice_nothing(house: Callable) -> None:
+    made = await house()
+    at_s = made.server.slay("roomtone: zygote")
+    await asyncio.sleep(0.5)
+    assert made.quiet_ms(at_s) <= 40
+    await made.still_works()
+    before = len(made.exchange.calls)
+    await made.rest.dial(made.exchange.uri, room_id="born later")
+    await made.rest.dial(made.exchange.uri.replace("exchange", "0"), room_id="born later")
+    listener = await made.exchange.calls.first(
+        lambda c: user_of(c) == "exchange", after=before, named="call into the new room"
+    )
+    await listener.media.settled({TONES[0]})
+    slain = made.server.slay("roomtone: room born later")
+    await asyncio.sleep(0.3)
+    await listener.media.settled({TONES[0]})
+    assert slain
+    made.server.stop()
+
+
+async def test_every_process_in_turn(house: Callable) -> None:
+    made = await house(calls=12, RTP_WORKERS="1")
+    for title in ("roomtone: zygote", "roomtone: sip", "roomtone: rtp 0", "roomtone: room room-1", "roomtone: control"):
+        made.server.slay(title)
+        await answering_again(made.rest)
+        await made.everyone_hears_the_others()
+    async with Vsi(made.server.base) as vsi:
+        made.vsi = vsi
+        await made.still_works()
+    made.server.stop()
+
+
+async def test_shared_rooms_survive_their_worker(house: Callable) -> None:
+    made = await house(ROOM_PLACEMENT="shared", ROOM_SHARED_WORKERS="1")
+    workers = made.server.titled("roomtone: room")
+    assert len(workers) == 1
+    at_s = time.monotonic()
+    workers[0].kill()
+    await asyncio.sleep(0.5)
+    await made.everyone_hears_the_others()
+    assert made.quiet_ms(at_s) <= 100
+    await made.still_works()
+    made.server.stop()
