@@ -288,13 +288,17 @@ class OpenRoom(Command, frozen=True, kw_only=True):
 
 
 class AddParticipant(Command, frozen=True, kw_only=True):
-    """control -> room: `row` enters the mix. The same leg again replaces its earlier entry."""
+    """control -> room: `row` enters the mix. The same leg again replaces its earlier entry.
+
+    `has_track` False (agents): a multi-channel recording has no channel for it (media.md 6.4).
+    """
 
     room_id: str
     leg_id: str
     row: Row
     muted: bool = False
     deaf: bool = False
+    has_track: bool = True
     at_tick: int = 0
 
 
@@ -320,7 +324,8 @@ class StartPlayback(Command, frozen=True, kw_only=True):
     """control -> room. With a clip (shm/clip.py) its descriptor travels along; with a `tone` none does.
 
     `leg_id`: heard by that leg alone, added to what it hears (media.md M5); "" = a source in the mix.
-    `played_ticks`: where to go on after a restart of the worker. `repeat`: 1 = once, 0 = endless.
+    `played_ticks`: where to go on in another or restarted worker; above 0 no `PlaybackStarted` follows, the first worker sent
+    it. `repeat`: 1 = once, 0 = endless. Failed(caller): unknown tone; Failed(resource): a descriptor that is no clip.
     """
 
     room_id: str
@@ -341,7 +346,8 @@ class SetVolume(Command, frozen=True, kw_only=True):
 
 
 class StopPlayback(Command, frozen=True, kw_only=True):
-    """control -> room. `PlaybackFinished` with reason "stopped" follows, also for one that never began."""
+    """control -> room. `PlaybackFinished` with reason "stopped" follows, also for one that never began; nothing follows for one
+    that is not here (any more)."""
 
     room_id: str
     playback_id: str
@@ -362,19 +368,13 @@ class PlaybackFinished(Event, frozen=True, kw_only=True):
     played_ms: int
 
 
-class Track(Part, frozen=True, kw_only=True):
-    """One participant's channel of a multi-channel recording, or the two sides of a leg's own (`leg_id` set, one track)."""
-
-    participant_id: str
-    row: Row
-    channel: int
-
-
 class StartRecording(Command, frozen=True, kw_only=True):
     """control -> room. `path` is a dot-file's final name; the worker writes beside it (media.md 6.1) and links it at the end.
 
+    Done once the file is there; Failed(resource) when it cannot be made or its name is taken.
     `leg_id`: stereo, left what that leg says, right what it hears; "" = the room's mix, mono.
-    `since_tick`: 0 = now; else go on in the file of a worker that died: the timeline counts from that tick.
+    `since_tick`: 0 = now; else go on in the files of a worker that died or handed over: the timeline counts from that tick, and
+    no `RecordingStarted` follows. Where the files say how the recording ended, it is only finished.
     """
 
     room_id: str
@@ -393,10 +393,14 @@ class PauseRecording(Command, frozen=True, kw_only=True):
 
 
 class StopRecording(Command, frozen=True, kw_only=True):
-    """control -> room. `RecordingFinished` follows once all files are complete under their final names."""
+    """control -> room. `RecordingFinished` follows once all files are complete under their final names.
+
+    `hand_over`: leave the files as they are for another worker to go on with; Done once they are let go, and no event.
+    """
 
     room_id: str
     recording_id: str
+    hand_over: bool = False
 
 
 class RecordedChannel(Part, frozen=True, kw_only=True):
@@ -414,7 +418,10 @@ class RecordingStarted(Event, frozen=True, kw_only=True):
 
 
 class RecordingFinished(Event, frozen=True, kw_only=True):
-    """room -> control. `path` "" when nothing could be saved (also when stopped before the first frame)."""
+    """room -> control. `path` "" when nothing could be saved (also when stopped before the first frame).
+
+    `omitted`: participants whose track failed. `error`: what went wrong, also when most of it could be saved.
+    """
 
     room_id: str
     recording_id: str
@@ -430,15 +437,24 @@ class MixParticipant(Part, frozen=True, kw_only=True):
     row: Row
     muted: bool = False
     deaf: bool = False
+    has_track: bool = True
 
 
 class RoomInventoryPart(Wire, frozen=True, kw_only=True):
-    """One part holds participants of one room; a big room takes several parts."""
+    """One part holds participants of one room, or one playback, or one recording; a big room takes several parts.
+
+    Playbacks and recordings are told as the commands that would go on with them elsewhere; a clip's descriptor travels along.
+    `channels`: the participants of a multi-channel recording, in the order of its channels. `is_stopping`: its end is on the way.
+    """
 
     room_id: str = ""
     rate_hz: int = 0
     phase: int = 0
     participants: tuple[MixParticipant, ...] = ()
+    playback: StartPlayback | None = None
+    recording: StartRecording | None = None
+    channels: tuple[str, ...] = ()
+    is_stopping: bool = False
     last: bool = False
 
 
