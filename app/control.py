@@ -8,6 +8,8 @@ Rules
 2. End: hang up, deliver what is queued, tell the workers to leave. Without `hang_up` the workers stay for the successor.
 """
 
+import asyncio
+
 import structlog
 
 from app.api.application import Api, create_api
@@ -20,12 +22,14 @@ from app.config import Config
 from app.events.bus import Bus
 from app.events.webhooks import Destination, Webhooks
 from app.ledger import Ledger
+from app.logs import outlet
 from app.metrics import Metrics
 from app.rooms.conference import Conference
 from app.supervisor import Supervisor
 from shm.instance import Instance
 
 WEBHOOK_PATIENCE_S = 5.0
+LOG_FLUSH_S = 1.0
 
 log = structlog.get_logger("control")
 
@@ -71,11 +75,17 @@ class Control:
         )
 
     async def start(self) -> None:
+        self._keep_house()
         await self._webhooks.start()
         recovery = self._conference.recovery
         recovery.load()
         await self._supervisor.start()
         recovery.resume()
+
+    def _keep_house(self) -> None:
+        """Log lines that stdout did not take at once go out when it does, not with the next line."""
+        outlet.flush()
+        asyncio.get_running_loop().call_later(LOG_FLUSH_S, self._keep_house)
 
     async def end(self, *, hang_up: bool) -> None:
         if hang_up:

@@ -44,12 +44,14 @@ class Outlet:
         self._poll.register(descriptor, select.POLLOUT)
         self._waiting: deque[bytes] = deque()
         self._rest = b""  # of a line begun
-        self.dropped = 0
+        self.dropped = 0  # since the last note
+        self.dropped_total = 0
 
     def write(self, line: bytes) -> None:
         """Queue one line (without newline) and write what can be written."""
         if len(self._waiting) >= QUEUE_LIMIT:
             self.dropped += 1
+            self.dropped_total += 1
         else:
             if self.dropped:
                 note = {"timestamp": _now(), "level": "warning", "event": "log_lines_dropped", "count": self.dropped}

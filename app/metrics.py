@@ -15,10 +15,13 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from app.logs import outlet
 from shm.stats import LATENESS_EDGES_MS, Stats
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # text format 0.0.4 has no such samples
 
 DURATION_BUCKETS_S = (5, 15, 30, 60, 120, 300, 600, 1800, 3600)
 
@@ -62,7 +65,6 @@ class Metrics:
         self.vsi_events_dropped = counter("voiceblender_vsi_events_dropped", "Events event WebSockets had no room for")
         self.events_published = counter("roomtone_events_published", "Events published", "type")
         self.event_sockets_sent = counter("roomtone_vsi_events_sent", "Events written to event WebSockets")
-        self.log_lines_dropped = counter("roomtone_log_lines_dropped", "Log lines that stdout did not take")
         for outcome in ("success", "exhausted", "marshal_error", "request_error"):
             self.webhook_deliveries.labels(outcome)
         self._registry.register(self)  # a collector by its `collect`
@@ -109,6 +111,9 @@ class Metrics:
         for (leg_type, state), count in tally.items():
             legs.add_metric((leg_type, state), count)
         yield legs
+        yield CounterMetricFamily(
+            "roomtone_log_lines_dropped", "Log lines that stdout did not take", outlet.dropped_total
+        )
         yield from self._collect_stats()
 
     def _collect_stats(self) -> Iterator[Metric]:

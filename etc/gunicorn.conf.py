@@ -52,6 +52,7 @@ max_requests = 0
 timeout = 30
 keepalive = 75
 worker_connections = 10000
+websocket_max_message_size = 1024 * 1024
 logconfig_dict = GUNICORN_LOGGING
 
 util._setproctitle = lambda title: setproctitle(  # noqa: SLF001 - gunicorn offers no other way to name its processes
@@ -93,6 +94,20 @@ def when_ready(server: Any) -> None:
     gc.collect()
     gc.freeze()
     _fork_zygote(server)
+    if os.environ.get("ROOMTONE_BANNER"):
+        _print_banner()
+
+
+def _print_banner() -> None:
+    """For whoever started it by hand: where it listens, and something to type."""
+    host = _http.host if _http.host not in {"", "0.0.0.0", "::"} else "127.0.0.1"
+    base = f"http://[{host}]:{_http.port}" if ":" in host else f"http://{host}:{_http.port}"
+    sip = ", ".join(
+        f"{transport} {' port '.join(str(part) for part in listener.getsockname()[:2])}"
+        for transport, listener in app.main.instance().sip_sockets
+    )
+    body = '{"id":"lobby"}'
+    sys.stderr.write(f"HTTP: {base}/v1\nSIP: {sip}\nMake a room: curl -s -X POST {base}/v1/rooms -d '{body}'\n")
 
 
 def on_exit(_server: Any) -> None:

@@ -49,7 +49,7 @@ HEARS_NOTHING = -1
 #      68  anchor_timestamp    rtp       RTP timestamp at anchor_sample
 #      72  receive_ssrc        rtp
 #      76  send_ssrc           rtp
-#      80  send_timestamp      rtp       of the next packet
+#      80  send_timestamp      rtp       of tick 0; tick T carries this + T * clock / 50, so it goes on by itself
 #      84  send_sequence       rtp       of the next packet
 #      86  receive_sequence    rtp       highest seen, with
 #      88  receive_cycles      rtp       its wrap-arounds

@@ -56,7 +56,7 @@ class Gate:
     def admits(self, scope: Any) -> bool:
         """Whether the client of this ASGI scope is on the list."""
         client = scope.get("client")
-        text = client[0] if client else ""
+        text = next(iter(client)) if client else ""
         if self._trusts_proxy:
             for name, value in scope["headers"]:
                 if name == b"x-forwarded-for":

@@ -64,8 +64,11 @@ def overlay(below: Sequence[Operation], above: Iterable[Operation]) -> list[Oper
         place = (operation.method, operation.path)
         if place not in table:
             raise ValueError(f"{operation.method} {operation.path} is not in the contract's index")
+        line = table[place]
+        if operation.command not in (None, line.command):
+            raise ValueError(f"{operation.command} is called {line.command} in the contract's index")
         table[place] = replace(
-            table[place],
+            line,
             handler=operation.handler,
             subject=operation.subject,
             request=operation.request,

@@ -17,7 +17,6 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-import falcon
 import msgspec
 import re2
 from falcon.asgi import Request, WebSocket
@@ -79,7 +78,7 @@ class EventSocket:
     async def serve(self, req: Request, ws: WebSocket, checked: AppFilter | None) -> None:
         subscription = self._bus.subscribe(checked)
         try:
-            wire = _Wire(ws, req.scope.get(websocket.SCOPE_KEY), self._stall_limit_s)
+            wire = _Wire(ws, req.scope[websocket.SCOPE_KEY], self._stall_limit_s)
             await self._converse(wire, subscription)
         finally:
             self._bus.unsubscribe(subscription)
@@ -98,14 +97,13 @@ class EventSocket:
             if reader.done() and not wire.is_gone:  # the client said stop: first what it had asked before
                 await asyncio.wait((worker, writer), return_when=asyncio.FIRST_COMPLETED)
             await wire.close()
+            await asyncio.wait((reader,), timeout=self._stall_limit_s)  # frames that came before the end
         finally:
             wire.is_gone = True
-            reader.cancel()
             writer.cancel()
-            waiting.put_nowait(_STOP)
-            if not worker.done():  # rule 4
-                self._leftovers.add(worker)
-                worker.add_done_callback(self._leftovers.discard)
+            for task in (reader, worker):  # rule 4
+                self._leftovers.add(task)
+                task.add_done_callback(self._leftovers.discard)
 
     async def _write(self, wire: "_Wire", subscription: Subscription) -> None:
         """Events and pings until the connection is lost or idle."""
@@ -187,7 +185,7 @@ def _arguments(operation: Operation, payload: Any) -> tuple[dict[str, str], msgs
 
 
 async def _read(wire: "_Wire", waiting: asyncio.Queue[dict[str, Any]], places: asyncio.Semaphore) -> None:
-    """Frames until `stop` or the end of the connection."""
+    """Frames until `stop` or the end of the connection, either of which ends the worker after the commands before it."""
     while (text := await wire.receive()) is not None:
         try:
             message = decode_json(text)
@@ -196,11 +194,11 @@ async def _read(wire: "_Wire", waiting: asyncio.Queue[dict[str, Any]], places: a
         if not _is_command(message):
             await wire.send({"type": "error", "data": {"message": "invalid JSON"}})
         elif message.get("type") == "stop":
-            waiting.put_nowait(_STOP)
-            return
+            break
         elif message.get("type") != "pong":
             await places.acquire()
             waiting.put_nowait(message)
+    waiting.put_nowait(_STOP)
 
 
 def _is_command(message: Any) -> bool:
@@ -214,11 +212,10 @@ def _is_command(message: Any) -> bool:
 class _Wire:
     """One accepted WebSocket. Sending tells whether it worked and never raises for what the peer did."""
 
-    def __init__(self, ws: WebSocket, connection: websocket.Connection | None, stall_limit_s: float) -> None:
+    def __init__(self, ws: WebSocket, connection: websocket.Connection, stall_limit_s: float) -> None:
         self._ws = ws
         self._stall_limit_s = stall_limit_s
         self._connection = connection
-        self._heard_ns = monotonic_ns()
         self.is_gone = False
 
     async def accept(self) -> None:
@@ -226,21 +223,15 @@ class _Wire:
 
     @property
     def heard_ns(self) -> int:
-        """When the last frame came; WebSocket-level ones count where the server shows them."""
-        return self._heard_ns if self._connection is None else self._connection.heard_ns
+        """When the last frame of any kind came."""
+        return self._connection.heard_ns
 
     async def receive(self) -> str | None:
-        """The next text frame, None at the end. Binary frames are ignored."""
-        while True:
-            try:
-                text = await self._ws.receive_text()
-            except falcon.PayloadTypeError:
-                continue
-            except falcon.WebSocketDisconnected:
-                self.is_gone = True
-                return None
-            self._heard_ns = monotonic_ns()
-            return text
+        """The next text frame, None at the end."""
+        text = await self._connection.receive_text()
+        if text is None:
+            self.is_gone = True
+        return text
 
     async def send(self, frame: dict[str, Any]) -> bool:
         return await self.send_text(_encode(frame).decode())
@@ -251,12 +242,12 @@ class _Wire:
         try:
             async with asyncio.timeout(self._stall_limit_s):
                 await self._ws.send_text(text)
-        except (TimeoutError, OSError):  # falcon.WebSocketDisconnected is an OSError
+        except TimeoutError:
             self.is_gone = True
-            if self._connection is not None:
-                self._connection.abort()
-            return False
-        return True
+            self._connection.abort()
+        except OSError:  # falcon.WebSocketDisconnected is one
+            self.is_gone = True
+        return not self.is_gone
 
     async def close(self) -> None:
         if not self.is_gone and not self._ws.closed:

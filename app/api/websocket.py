@@ -9,9 +9,11 @@ Rules
 3. `heard_ns` is the time of the last frame of any kind, so that a WebSocket-level ping or pong counts as a sign of life.
 4. `abort` closes without waiting for what the peer does not read.
 
-The connection is in the ASGI scope under SCOPE_KEY; under another server there is none and refusals are plain closes.
+The connection is in the ASGI scope under SCOPE_KEY; under another server there is none, and no WebSocket is served.
 """
 
+import socket
+import struct
 from typing import Any
 
 from gunicorn.asgi import websocket
@@ -37,6 +39,14 @@ class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
         self.heard_ns = monotonic_ns()
         return apply_mask(payload, masking_key) if payload else payload
 
+    async def receive_text(self) -> str | None:
+        """The next text frame, None at the end. Binary frames are ignored. Unlike Falcon's it goes on after a failed send, to
+        the last frame that the peer had sent before it left."""
+        while (message := await self._receive())["type"] == "websocket.receive":
+            if message.get("text") is not None:
+                return str(message["text"])
+        return None
+
     def deny(self, status: int, headers: dict[str, str], body: bytes) -> None:
         """Refuse the handshake; nothing may be sent after it."""
         if self._denied or self.accepted:
@@ -51,9 +61,12 @@ class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
         self.transport.close()
 
     def abort(self) -> None:
-        """Drop the connection now."""
+        """Reset the connection now: the kernel forgets what it still held for a peer that does not read."""
         self.closed = True
         self._close_event.set()
+        endpoint = self.transport.get_extra_info("socket")
+        if endpoint is not None:
+            endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
 

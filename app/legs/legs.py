@@ -250,7 +250,7 @@ class Legs:
         for leg in list(self._legs.values()):
             self.hang_up(leg, reason, UNAVAILABLE)
         while self.leaving:
-            await asyncio.wait(set(self._tasks))
+            await asyncio.wait(set(self._tasks), return_when=asyncio.FIRST_COMPLETED)
 
     # ---------------------------------------------------------------------------------------- a new control process
 

@@ -20,7 +20,7 @@ from app.legs.ports import Ports
 from app.legs.rows import Rows
 from app.supervisor import Supervisor, Worker
 from shm.errors import CallerError, ResourceError
-from shm.messages import CloseLeg, OpenLeg, PlaceLeg, Row, SetMedia
+from shm.messages import CloseLeg, Media, OpenLeg, PlaceLeg, Row, SetMedia
 
 BIND_ATTEMPTS = 8
 IDLE_RATE_HZ = 8000  # of a leg in no room whose codec is not known yet
@@ -43,7 +43,8 @@ class Paths:
         return self._config.sip_external_ip or local_host or self._config.sip_bind_ip
 
     def _listening_host(self, media_host: str) -> str:
-        return self._config.sip_listen_ipv6 if ":" in media_host else self._config.sip_listen_ip
+        config = self._config
+        return (config.sip_listen_ipv6 if ":" in media_host else "") or config.sip_listen_ip
 
     def worker(self, leg: Leg) -> Worker:
         assert leg.facts.path is not None
@@ -70,7 +71,7 @@ class Paths:
 
     async def _bind(self, leg: Leg, index: int, row: Row, host: str, phase: int | None) -> int:
         for attempt in range(1, BIND_ATTEMPTS + 1):
-            port = self.ports.take(host)
+            port = self.ports.take(host, probed=attempt > 1)
             command = OpenLeg(
                 leg_id=leg.facts.id,
                 row=row,
@@ -142,8 +143,9 @@ class Paths:
             self.rows.give_back(row)
 
     def set_media(self, leg: Leg) -> None:
-        if leg.facts.path is not None and leg.facts.media is not None:
-            self.worker(leg).tell(SetMedia(leg_id=leg.facts.id, media=leg.facts.media))
+        media = _media_for_rtp(leg)
+        if leg.facts.path is not None and media is not None:
+            self.worker(leg).tell(SetMedia(leg_id=leg.facts.id, media=media))
 
     def reopening(self, leg: Leg) -> OpenLeg:
         """What a fresh rtp process must know of this leg to go on where its predecessor stopped."""
@@ -154,7 +156,7 @@ class Paths:
             row=path.row,
             host=path.bind_host,
             port=path.port,
-            media=leg.facts.media,
+            media=_media_for_rtp(leg),
             phase=leg.phase,
             detect_speech=leg.facts.detects_speech,
             resume=True,
@@ -178,3 +180,11 @@ class Paths:
             self.load[path.rtp_index] += 1
         self.rows.resume(path.row for path in paths)
         self.ports.resume(path.port for path in paths)
+
+
+def _media_for_rtp(leg: Leg) -> Media | None:
+    """As agreed; but a held leg neither gets nor gives audio, whatever SDP would still allow (legs.md section 5.6)."""
+    media = leg.facts.media
+    if media is not None and leg.facts.state == "held":
+        return msgspec.structs.replace(media, direction="inactive")
+    return media

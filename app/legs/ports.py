@@ -6,7 +6,8 @@ Owns: which port belongs to a leg.
 Rules
 1. First freed, first given out again, and a port that was never used goes before all: so a port rests as long as the range
    allows, far beyond 5 s unless the range is nearly used up.
-2. Whether a port is really free is found out by rtp when it binds it; one taken by another program goes to the end.
+2. Whether a port is really free is found out by rtp when it binds it. Where one was taken by another program others may be too
+   (a second server on the same range): the next is probed here first, and what is taken goes to the end.
 3. Range 0-0: the system chooses; the port is probed here, for rtp binds by number (a port bound as 0 cannot be
    disconnected and kept).
 """
@@ -18,7 +19,7 @@ from collections.abc import Iterable
 from shm.errors import ResourceError
 
 SYSTEM_PORTS = 14_000  # about half of Linux's ephemeral range
-PROBES = 64
+PROBES = 512  # about 10 us each
 
 
 class Ports:
@@ -27,13 +28,16 @@ class Ports:
         self._free = deque(range(low + low % 2, high, 2)) if high else deque()
         self.capacity = SYSTEM_PORTS if self._chosen_by_system else len(self._free)
 
-    def take(self, host: str) -> int:
-        """A port to try on `host`. Raises ResourceError."""
+    def take(self, host: str, *, probed: bool = False) -> int:
+        """A port to try on `host`; `probed`: one that seems to be free just now. Raises ResourceError."""
         if self._chosen_by_system:
-            return _probe(host)
-        if not self._free:
-            raise ResourceError("no RTP port left")
-        return self._free.popleft()
+            return _even_port_of_system(host)
+        for _ in range(min(PROBES if probed else 1, len(self._free))):
+            port = self._free.popleft()
+            if not probed or _bind(host, port) == port:
+                return port
+            self._free.append(port)
+        raise ResourceError("no RTP port left")
 
     def give_back(self, port: int) -> None:
         if not self._chosen_by_system:
@@ -45,15 +49,21 @@ class Ports:
         self._free = deque(port for port in self._free if port not in taken)
 
 
-def _probe(host: str) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def _even_port_of_system(host: str) -> int:
     for _ in range(PROBES):
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind((host, 0))
-            except OSError as error:
-                raise ResourceError(f"no RTP port on {host}: {error.strerror}") from error
-            port: int = probe.getsockname()[1]
-        if port % 2 == 0:
+        port = _bind(host, 0)
+        if port and port % 2 == 0:
             return port
-    raise ResourceError(f"no even RTP port on {host}")
+    raise ResourceError(f"no RTP port on {host}")
+
+
+def _bind(host: str, port: int) -> int:
+    """Bind and let go again: the port, 0 = not to be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return 0
+        bound: int = probe.getsockname()[1]
+        return bound

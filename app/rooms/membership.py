@@ -20,6 +20,7 @@ from msgspec import UNSET
 
 from app.legs.answering import Answering
 from app.legs.leg import Leg
+from app.legs.requests import check_room_id
 from app.rooms.mixing import confirmed
 from app.rooms.requests import AddLeg, check_streams
 from app.rooms.room import Room
@@ -90,6 +91,7 @@ class Membership:
         if leg.joined is not None and not leg.joined.done():
             raise CallerError("leg is still on its way into a room", 409)
         check_streams(request.streams)
+        check_room_id(room_id)
 
     # ---------------------------------------------------------------------------------------- auto-answer
 

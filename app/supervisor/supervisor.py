@@ -277,8 +277,10 @@ class Supervisor:
         self.handlers.reconcile(worker, inventory)
 
     def _on_death(self, worker: Worker) -> None:
-        if not worker.wanted and worker in self._room_workers:
-            self._forget_room_worker(worker)
+        if not worker.wanted:
+            worker.fail_unanswered(keep=())
+            if worker in self._room_workers:
+                self._forget_room_worker(worker)
         if self._is_stopping or not worker.wanted:
             return
         _log.warning("worker died and is restarted", worker=worker.name, deaths=len(worker.deaths_ns))

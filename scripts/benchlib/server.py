@@ -40,7 +40,7 @@ class Ending:
 
 
 def server_command(root: Path) -> list[str]:
-    return [str(root / ".venv/bin/gunicorn"), "-c", "etc/gunicorn.conf.py", "app.main:app"]
+    return [str(root / ".venv/bin/gunicorn"), "-c", "etc/gunicorn.conf.py"]
 
 
 def free_port(kind: socket.SocketKind) -> int:

@@ -21,18 +21,12 @@ from tests.flows.tools.call import Call
 from tests.flows.tools.events import Vsi
 from tests.flows.tools.phone import Phone
 from tests.flows.tools.rest import Rest
-from tests.flows.tools.server import ROOT, Server
-
-
-def start(**environment: Any) -> Server:
-    if not (ROOT / "etc" / "gunicorn.conf.py").exists() or not (ROOT / "app" / "main.py").exists():
-        pytest.skip("there is no server to start yet")
-    return Server(**environment).start()
+from tests.flows.tools.server import Server
 
 
 @pytest.fixture(scope="session")
 def _shared_server() -> Iterator[Server]:
-    server = start()
+    server = Server().start()
     yield server
     server.stop()
 
@@ -51,12 +45,12 @@ def own_server() -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
     def begin(**environment: Any) -> Server:
-        started.append(start(**environment))
-        return started[-1]
+        started.append(Server(**environment))
+        return started[-1].start()
 
     yield begin
     for server in started:
-        if server.process.poll() is None:
+        if server.running:
             server.kill()
 
 
@@ -95,7 +89,7 @@ class Phones:
         leg_id = await rest.dial(phone.uri, **fields)
         call = await phone.called()
         await call.answered()
-        await connected(rest, leg_id)
+        await connected(rest, leg_id, in_room="room_id" in fields)
         return leg_id, call
 
     async def meeting(self, rest: Rest, room_id: str, tones: Iterable[float], **options: Any) -> list[tuple[str, Call]]:
@@ -122,10 +116,15 @@ class Phones:
         return leg_id, call
 
 
-async def connected(rest: Rest, leg_id: str, *, within_s: float = 5.0) -> None:
-    """The ACK and the server's bookkeeping of it are two moments; wait for the second one over REST."""
+async def connected(rest: Rest, leg_id: str, *, in_room: bool = False, within_s: float = 5.0) -> None:
+    """The ACK and the server's bookkeeping of it are two moments; wait for the second one over REST. So is the join."""
+
+    async def is_there() -> bool:
+        leg = await rest.leg(leg_id)
+        return leg["state"] in ("connected", "held") and (not in_room or "room_id" in leg)
+
     deadline_s = asyncio.get_running_loop().time() + within_s
-    while (await rest.leg(leg_id))["state"] not in ("connected", "held"):
+    while not await is_there():
         assert asyncio.get_running_loop().time() < deadline_s, f"leg {leg_id} did not connect"
         await asyncio.sleep(0.01)
 

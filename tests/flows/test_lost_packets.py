@@ -152,7 +152,7 @@ async def test_loss_is_counted_in_the_call_detail_record(rest: Rest, vsi: Vsi, p
     await call.hang_up()
     quality = (await vsi.wait("leg.disconnected", leg_id=leg_id))["quality"]
     assert swallowed
-    assert quality["rtp_packets_lost"] == len(swallowed)
+    assert quality["rtp_packets_lost"] == len(swallowed), f"{quality}, lost {swallowed}, sent {call.media.sent_packets}"
     assert abs(quality["rtp_packets_received"] + len(swallowed) - call.media.sent_packets) <= 2
     assert quality["mos_score"] < 4.4
 

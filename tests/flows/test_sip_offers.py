@@ -89,7 +89,7 @@ async def test_a_new_address_and_codec_leave_no_gap(server: Server, rest: Rest, 
     mark = len(bob.media.packets)
     ssrc = call.media.packets[-1].ssrc
     call.media.move()
-    assert (await call.reinvite(codecs=("PCMA", "PCMU"))).status == 200
+    assert (await call.reinvite(codecs=("PCMA",))).status == 200
     await call.media.settled({660})
     heard = await call.media.listen(0.3)
     assert {(p.payload_type, p.ssrc) for p in heard.packets} == {(8, ssrc)}
@@ -112,7 +112,7 @@ async def test_the_peer_holds_and_resumes(how: str, server: Server, rest: Rest, 
         final = await call.reinvite(direction=how)
     assert final.status == 200
     answer = parse_sdp(final.body)
-    assert answer.direction == {"sendonly": "recvonly"}.get(how, "inactive")
+    assert answer.direction == {"inactive": "inactive"}.get(how, "recvonly")
     assert answer.port != 0
     await vsi.wait("leg.hold", leg_id=leg_id)
     assert (await rest.leg(leg_id))["state"] == "held"

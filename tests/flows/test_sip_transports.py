@@ -27,15 +27,13 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 @pytest.fixture(scope="module")
 def wide_server(certificate: Certificate) -> Iterator[Server]:
     """One server with every transport and both address families."""
-    from tests.flows.conftest import start
-
-    server = start(
+    server = Server(
         SIP_TLS_PORT=str(free_port()),
         SIP_TLS_CERT=str(certificate.certificate),
         SIP_TLS_KEY=str(certificate.key),
         SIP_TLS_CA_FILE=str(certificate.certificate),
         SIP_BIND_IPV6="::1",
-    )
+    ).start()
     yield server
     assert not server.errors()
     server.stop()

@@ -103,7 +103,7 @@ async def test_signals_that_would_make_a_second_control_are_ignored(
     async with Rest(server.base) as rest:
         await rest.room("still here")
     assert server.only("roomtone: control").pid == control
-    server.stop()
+    await asyncio.to_thread(server.stop)
 
 
 async def test_two_instances_side_by_side(own_server: Callable[..., Server]) -> None:
@@ -112,10 +112,10 @@ async def test_two_instances_side_by_side(own_server: Callable[..., Server]) -> 
         await one.room("same")
         await two.room("same")
         await in_calls(first, phone, 3)
-        first.stop()
+        await asyncio.to_thread(first.stop)
         assert (await two.get("/rooms"))[0]["id"] == "same"
         await in_calls(second, phone, 3)
-    second.stop()
+    await asyncio.to_thread(second.stop)
 
 
 async def test_every_process_has_its_name(own_server: Callable[..., Server]) -> None:
@@ -132,4 +132,4 @@ async def test_every_process_has_its_name(own_server: Callable[..., Server]) -> 
             assert time.monotonic() < deadline_s
             await asyncio.sleep(0.02)
         await rest.delete(f"/legs/{leg_id}", expect=202)
-    server.stop()
+    await asyncio.to_thread(server.stop)

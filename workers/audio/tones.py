@@ -13,6 +13,7 @@ Rules
 Not here: volume, repetition and the end of playing → workers/room.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cache
 
@@ -54,16 +55,23 @@ class Tone:
     period_ms: int  # 0: the envelope does not repeat
 
     def frame(self, index: int, rate_hz: int) -> NDArray[np.int16]:
-        """Frame number `index` ≥ 0 since the tone began, at 8, 16 or 48 kHz: 20 ms as int16, a new array. At most 20 µs."""
+        """Frame number `index` ≥ 0 since the tone began, at 8, 16 or 48 kHz: 20 ms as int16, a new array."""
         sine = _second(self.frequencies_hz, self.modulation_hz, rate_hz)[index % FRAMES_PER_SECOND]
-        corner_samples, corner_levels = _envelope(self.corners, rate_hz)
-        samples = np.arange(index * sine.size, (index + 1) * sine.size)
-        if self.period_ms:
-            samples %= self.period_ms * rate_hz // 1000
-        sound = np.interp(samples, corner_samples, corner_levels)
-        sound *= sine
-        frame: NDArray[np.int16] = np.rint(sound, out=sound).astype(np.int16)
+        frame: NDArray[np.int16] = np.rint(sine * self._level(index * sine.size, sine.size, rate_hz)).astype(np.int16)
         return frame
+
+    def _level(self, begin: int, count: int, rate_hz: int) -> NDArray[np.float64] | float:
+        """The envelope of `count` samples from sample `begin` on; one number where it is level, as it nearly always is."""
+        at, levels = _envelope(self.corners, rate_hz)
+        period = self.period_ms * rate_hz // 1000
+        if period:
+            begin %= period
+        following = bisect_right(at, begin)
+        next_corner = at[following] if following < len(at) else period or begin + count
+        if begin + count <= next_corner and levels[following - 1] == levels[min(following, len(at) - 1)]:
+            return levels[following - 1]
+        samples = np.arange(begin, begin + count)
+        return np.interp(samples % period if period else samples, at, levels)
 
 
 def parse_tone(name: str) -> Tone:
@@ -118,6 +126,6 @@ def _second(frequencies_hz: tuple[int, ...], modulation_hz: int, rate_hz: int) -
 
 
 @cache
-def _envelope(corners: tuple[tuple[int, float], ...], rate_hz: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    at_ms, levels = np.array(corners).T
-    return at_ms * (rate_hz // 1000), levels
+def _envelope(corners: tuple[tuple[int, float], ...], rate_hz: int) -> tuple[list[int], list[float]]:
+    """Sample numbers and levels of the corners; the first is at 0."""
+    return [at_ms * rate_hz // 1000 for at_ms, _ in corners], [level for _, level in corners]

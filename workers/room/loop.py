@@ -47,6 +47,7 @@ class TickLoop:
         now_ns = clock.monotonic_ns()
         self._stats["heartbeat_ns"] = now_ns
         if phase < 0:
+            self._membership.apply_due(now_ns // clock.TICK_NS)
             return
         tick = (deadline_ns - clock.MIX_OFFSET_NS) // clock.TICK_NS
         late_ns = now_ns - deadline_ns
@@ -63,14 +64,14 @@ class TickLoop:
     def _next_mix(self) -> tuple[int, int]:
         """(phase, deadline) of the next mix after the last one; (-1, soon) without rooms."""
         now_ns = clock.monotonic_ns()
-        self._membership.apply_due(now_ns // clock.TICK_NS)
-        if not self._membership.groups:
+        phases = self._membership.phases
+        if not phases:
             self._mixed_until_ns = now_ns
             is_waiting = self._membership.is_waiting or self._is_waiting()
             return -1, now_ns + (clock.TICK_NS if is_waiting else IDLE_WAIT_NS)
         after_ns = max(self._mixed_until_ns, now_ns - 10 * clock.TICK_NS)
         best = (1 << 63, -1)
-        for phase in self._membership.groups:
+        for phase in phases:
             offset_ns = clock.mix_time_ns(0, phase)
             deadline_ns = ((after_ns - offset_ns) // clock.TICK_NS + 1) * clock.TICK_NS + offset_ns
             best = min(best, (deadline_ns, phase))

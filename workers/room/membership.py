@@ -154,6 +154,11 @@ class Membership:
         """Whether a change waits for its tick."""
         return bool(self._scheduled)
 
+    @property
+    def phases(self) -> set[int]:
+        """In which there may be something to mix."""
+        return self.groups.keys() | self._stale_phases
+
     def apply_due(self, tick: int) -> None:
         """Before anything mixes `tick`."""
         self._applied_tick = tick

@@ -27,50 +27,23 @@ from workers.sip import sdp
 from workers.sip.auth import authorization
 from workers.sip.dialog import Dialog, SessionTimer
 from workers.sip.identity import ALLOW
-from workers.sip.message import Request, Response
+from workers.sip.message import Message, Request, Response
 from workers.sip.offers import Offers
-from workers.sip.timers import NEVER, Alarm, Timed
-from workers.sip.transaction import Repeated2xx, Send
+from workers.sip.server_exchange import Unacknowledged
+from workers.sip.survival import snapshot
+from workers.sip.timers import NEVER, Alarm
 from workers.sip.transport import Flow
-from workers.sip.uri import format_host_port, parse_host_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from workers.sip.calls import Calls
-    from workers.sip.exchange import ServerExchange
+    from workers.sip.server_exchange import ServerExchange
 
 BYE_S = 5.0  # contract/legs.md section 5.1: a BYE without answer is abandoned
 State = Literal["incoming", "outgoing", "early", "answered", "confirmed", "ended"]
 Header = tuple[str, str]
-
-
-class Unacknowledged(Timed):
-    """Our 2xx to an INVITE, repeated until its ACK."""
-
-    __slots__ = ("_machine", "_timed_out", "cseq", "data", "flow", "has_offer", "is_first")
-
-    def __init__(
-        self, data: bytes, flow: Flow, cseq: int, timed_out: Callable[[], None], *, has_offer: bool, is_first: bool
-    ) -> None:
-        super().__init__()
-        self.data = data
-        self.flow = flow
-        self.cseq = cseq
-        self.has_offer = has_offer  # the answer comes with the ACK
-        self.is_first = is_first  # it answered the INVITE that made the dialog
-        self._timed_out = timed_out
-        self._machine = Repeated2xx(data, time.monotonic())
-        self.deadline = self._machine.deadline
-
-    def expire(self, now: float) -> None:
-        actions = self._machine.tick(now)
-        self.deadline = self._machine.deadline
-        for action in actions:
-            if isinstance(action, Send):
-                self.flow.send(action.data)
-        if self.deadline == NEVER:
-            self._timed_out()
+HEAVY_BYTES = 16_384  # what a call keeps of a message must fit between processes
 
 
 class Call:
@@ -309,7 +282,7 @@ class Call:
 
     def _close(self) -> None:
         self.state = "ended"
-        self._session_alarm.deadline = NEVER
+        self._session_alarm.cancel()
         self.offers.abandon()
         self.calls.forget_leg(self)
 
@@ -400,62 +373,13 @@ class Call:
 
     def save(self) -> None:
         if self.state in ("answered", "confirmed"):
-            self.calls.save(self.snapshot())
+            self.calls.save(snapshot(self))
 
-    def snapshot(self) -> wire.Dialog:
-        assert self.dialog is not None
-        waiting = self.unacknowledged
-        flow = waiting.flow if waiting else self.flow
-        return wire.Dialog(
-            **self.dialog.fields(),
-            leg_id=self.leg_id,
-            transport=flow.transport if flow else "UDP",
-            destination=format_host_port(*flow.remote) if flow else "",
-            local_sdp=self.local_sdp.decode("ascii", "replace"),
-            sdp_version=self.sdp_version,
-            local_media=self.local,
-            media=self.media,
-            session_expires_s=self.timer.interval_s,
-            refreshes=self.timer.is_ours,
-            refreshed_at_ns=int(self.timer.refreshed_at * 1e9),
-            acknowledged=waiting is None,
-            answer=waiting.data if waiting else b"",
-            held_locally=self.held_locally,
-            auth=self.auth,
-        )
 
-    def restore(self, saved: wire.Dialog) -> None:
-        """Go on where a predecessor was killed. Connections are gone: the next request opens a new one."""
-        self.dialog = Dialog.restored(saved)
-        self.local, self.media = saved.local_media, saved.media
-        self.local_sdp = saved.local_sdp.encode("ascii", "replace")
-        self.sdp_id = sdp_id_of(self.local_sdp) or self.sdp_id
-        self.sdp_version = saved.sdp_version + 100
-        self.held_locally = saved.held_locally
-        self.auth = saved.auth
-        self.timer = SessionTimer(saved.session_expires_s, saved.refreshes, saved.refreshed_at_ns / 1e9)
-        self.state = "confirmed" if saved.acknowledged else "answered"
-        if saved.transport == "UDP" and saved.destination:
-            host, port = parse_host_port(saved.destination)
-            self.flow = self.calls.transports.udp_flow((host, port or 5060))
-        if not saved.acknowledged:
-            is_first = saved.remote_cseq == saved.invite_cseq and not saved.is_caller
-            self.state = "answered" if is_first else "confirmed"
-            if self.flow is not None:
-                has_offer = saved.media is None
-                self.await_ack(saved.answer, self.flow, saved.remote_cseq, has_offer=has_offer, is_first=is_first)
-        self.rearm()
+def is_heavy(message: Message) -> bool:
+    return sum(len(value) for _name, value in message.headers) + len(message.body) > HEAVY_BYTES
 
 
 def is_sdp(request: Request) -> bool:
     kind = request.get("content-type", "application/sdp")
     return kind.partition(";")[0].strip().lower() == "application/sdp"
-
-
-def sdp_id_of(description: bytes) -> int:
-    """The session id of our own o= line."""
-    for line in description.splitlines():
-        if line.startswith(b"o="):
-            words = line.split()
-            return int(words[1]) if len(words) > 2 and words[1].isdigit() else 0
-    return 0

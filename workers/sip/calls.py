@@ -13,8 +13,6 @@ Rules
 Not here: one call's life -> `call.py`, `incoming.py`, `outgoing.py`; command ids -> `main.py`.
 """
 
-import contextlib
-import ipaddress
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,19 +20,19 @@ from collections.abc import Callable, Iterator
 from shm import messages as wire
 from shm.errors import CallerError, PeerError
 from workers.sip import sdp
-from workers.sip.call import Call, is_sdp
+from workers.sip.call import HEAVY_BYTES, Call, is_heavy, is_sdp
 from workers.sip.dialog import Dialog, DialogKey
 from workers.sip.endpoint import Endpoint
-from workers.sip.exchange import ServerExchange
 from workers.sip.identity import ALLOW, Identity
 from workers.sip.incoming import IncomingCall
-from workers.sip.message import Message, MessageError, Request, Response, clean
+from workers.sip.message import MessageError, Request, Response, clean
 from workers.sip.outgoing import OutgoingCall
 from workers.sip.resolver import Resolver
+from workers.sip.server_exchange import ServerExchange
+from workers.sip.survival import restore, snapshot
 from workers.sip.transport import Flow, client_context
 from workers.sip.uri import NameAddr, Uri, format_host_port
 
-HEAVY_BYTES = 16_384
 RETRY_AFTER_S = "5"
 
 Reply = Callable[[wire.Done | wire.Failed], None]
@@ -108,7 +106,7 @@ class Calls:
     def inventory(self) -> Iterator[wire.SipCall]:
         for call in self.legs.values():
             if call.state in ("answered", "confirmed"):
-                yield wire.SipCall(leg_id=call.leg_id, state=call.state, dialog=call.snapshot())
+                yield wire.SipCall(leg_id=call.leg_id, state=call.state, dialog=snapshot(call))
             elif call.state != "ended":
                 yield wire.SipCall(leg_id=call.leg_id, state=call.state)
 
@@ -221,9 +219,8 @@ class Calls:
         """Our address of the family that the offer uses; "" when we have none of it."""
         host = source.remote[0]
         stream = next((s for s in offer.streams if s.kind == "audio" and s.port), None) if offer else None
-        if stream is not None:
-            with contextlib.suppress(ValueError):  # a host name: the packet's family is the best guess
-                host = str(ipaddress.ip_address(stream.host))
+        if stream is not None and (":" in stream.host or stream.host[-1:].isdigit()):
+            host = stream.host  # else a name: the packet's family is the best guess
         if ":" in host:
             return self.start.bind_ipv6 or (self.start.bind_ip if ":" in self.start.bind_ip else "")
         return self.start.bind_ip
@@ -250,6 +247,8 @@ class Calls:
             reply(wire.Failed(command_id=command_id, error=str(error), blame="caller"))
         except PeerError as error:
             reply(wire.Failed(command_id=command_id, error=str(error), blame="peer"))
+        except ValueError as error:  # what cannot be written into a message
+            reply(wire.Failed(command_id=command_id, error=str(error), blame="caller"))
         else:
             reply(wire.Done(command_id=command_id, media=media))
 
@@ -303,17 +302,12 @@ class Calls:
             return
         call = Call(self, saved.leg_id)
         try:
-            call.restore(saved)
+            restore(call, saved)
         except ValueError as error:
             raise CallerError(f"dialog cannot be restored: {error}") from error
         assert call.dialog is not None
         self.legs[saved.leg_id] = call
         self.remember_dialog(call.dialog, call)
-
-
-def is_heavy(message: Message) -> bool:
-    """Too big to be kept: what a call remembers of a message must fit between processes."""
-    return sum(len(value) for _name, value in message.headers) + len(message.body) > HEAVY_BYTES
 
 
 def _dialog_key(request: Request) -> DialogKey:

@@ -20,6 +20,7 @@ from workers.sip.message import Message, MessageError, Request, Response, clean,
 from workers.sip.uri import Uri, format_params, parse_params, split_address
 
 MIN_SESSION_S = 90
+MAX_TARGET = 2048  # characters of a Contact; a dialog must fit into one message between processes
 EXPIRY_GRACE_S = 32.0  # contract/media.md section 7.2: expiry at interval + 32 s
 SUCCESSOR_CSEQ_STEP = 100  # a successor cannot know what its predecessor sent last
 
@@ -203,7 +204,9 @@ class SessionTimer:
         """A 2xx to our INVITE or UPDATE that asked for `asked_s` (0 = for none)."""
         interval_s, refresher = session_expires(response)
         self.refreshed_at = now
-        self.interval_s = interval_s or asked_s
+        # A peer may shorten it, but not so far that we do nothing but refresh; less only where the leg itself asked for less.
+        floor_s = min(asked_s or MIN_SESSION_S, MIN_SESSION_S)
+        self.interval_s = max(interval_s, floor_s) if interval_s else asked_s
         # A peer without the extension says nothing: then it is on us alone (section 7.2).
         self.is_ours = refresher != "uas"
 
@@ -237,6 +240,9 @@ def without_tag(address: str) -> str:
     """A From or To value less its tag; the rest stays as it was written."""
     if ";" not in address:
         return address
+    end = address.rfind(">") + 1
+    if end and '"' not in address[end:] and address.startswith(";tag=", end) and ";" not in address[end + 5 :]:
+        return address[:end]  # nearly every From and To
     _display, _uri, text = split_address(address)
     if not text:
         return address
@@ -254,7 +260,7 @@ def contact_uri(message: Message) -> str:
         return ""
     try:
         text = split_address(contact)[1]
-        return text if Uri.parse(text).host else ""
+        return text if len(text) <= MAX_TARGET and Uri.parse(text).host else ""
     except ValueError:
         return ""
 

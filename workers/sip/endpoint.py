@@ -18,10 +18,11 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol
 
-from workers.sip.exchange import MAX_SERVED, Exchanges, ServerExchange
+from workers.sip.exchanges import MAX_SERVED, Exchanges
 from workers.sip.identity import ALLOW, EXTENSIONS, Identity
 from workers.sip.message import MessageError, Request, Response, integer, parse, respond
 from workers.sip.resolver import Resolver
+from workers.sip.server_exchange import ServerExchange
 from workers.sip.transaction import client_key, server_key
 from workers.sip.transport import Address, Flow, Transports, UdpFlow
 from workers.sip.uri import Uri
@@ -141,8 +142,7 @@ class Endpoint:
         elif len(exchanges.servers) >= MAX_SERVED:
             self._reply_statelessly(request, flow, 503, ("retry-after", "5"))
         else:
-            exchange = exchanges.serve(request, flow)
-            exchange.register()
+            exchange = exchanges.serve(request, flow, key)
             if request.to_tag:
                 self._core.requested(exchange, source)
             else:

@@ -8,6 +8,7 @@ Rules
 2. The address family follows the flow a message takes.
 """
 
+import functools
 import ipaddress
 
 from shm.messages import SipStart
@@ -23,6 +24,7 @@ class Identity:
     def __init__(self, start: SipStart) -> None:
         self._start = start
         self.product = start.product
+        self.trusts = functools.lru_cache(maxsize=1024)(self._trusts)  # asked for every INVITE
         self._trusted = [ipaddress.ip_network(network, strict=False) for network in start.trusted_networks]
 
     def via(self, flow: Flow) -> str:
@@ -63,7 +65,7 @@ class Identity:
             identity = Uri("sip", _user(from_uri), host)
         return f"<{identity}>", str(identity)
 
-    def trusts(self, host: str) -> bool:
+    def _trusts(self, host: str) -> bool:
         """Whether the source is in SIP_TRUSTED_IPS."""
         try:
             address = ipaddress.ip_address(host.partition("%")[0])

@@ -22,12 +22,12 @@ from workers.sip import sdp
 from workers.sip.call import Call
 from workers.sip.dialog import Dialog
 from workers.sip.identity import ALLOW
-from workers.sip.timers import NEVER, Alarm
+from workers.sip.timers import Alarm
 
 if TYPE_CHECKING:
     from workers.sip.call import Header
     from workers.sip.calls import Calls
-    from workers.sip.exchange import ServerExchange
+    from workers.sip.server_exchange import ServerExchange
     from workers.sip.transport import Flow
 
 REMINDER_S = 60.0
@@ -185,4 +185,4 @@ class IncomingCall(Call):
         """The INVITE has its final response: keep nothing of it."""
         self.exchange = None
         self._offer = None
-        self._reminder.deadline = NEVER
+        self._reminder.cancel()

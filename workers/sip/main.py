@@ -113,9 +113,10 @@ class _Process:
         asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
 
     def _read_channel(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
             for message in self._channel.receive():
-                self._received(message)
+                loop.call_soon(self._received, message)  # each by itself: one that fails takes no other along
         except ChannelClosed:
             # Neither control nor the zygote is left: so is the master's end near, and nobody can be told anything.
             self._end(LIFELINE_S)

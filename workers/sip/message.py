@@ -483,6 +483,9 @@ def _plain_name(name: str) -> str:
 
 
 def _tag(address: str) -> str:
+    tail = address[address.rfind(">") + 1 :]
+    if tail.startswith(";tag=") and ";" not in tail[5:] and '"' not in tail:
+        return tail[5:].strip(" \t")  # nearly every From and To
     try:
         return parse_params(split_address(address)[2]).get("tag") or ""
     except ValueError:

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from workers.sip import sdp
 from workers.sip.dialog import MIN_SESSION_S
-from workers.sip.identity import ALLOW
 from workers.sip.message import Request, Response, integer
 from workers.sip.timers import NEVER, Alarm
 
@@ -89,7 +88,7 @@ class Offers:
         left = [*self._queue] if self._current is None else [self._current, *self._queue]
         self._queue.clear()
         self._current = None
-        self._retry.deadline = NEVER
+        self._retry.cancel()
         for offer in left:
             offer.report("the call is over")
 
@@ -103,7 +102,7 @@ class Offers:
         offer.is_update = offer.held is None and call.peer_takes_update and not self._update_refused
         request = call.dialog.request("UPDATE" if offer.is_update else "INVITE")
         offer.cseq = call.dialog.local_cseq
-        request.add("allow", ALLOW)
+        call.calls.identity.sign_request(request)
         request.headers += call.timer.refresh_headers()
         request.headers += offer.credentials.items()
         if not offer.is_update:

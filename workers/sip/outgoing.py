@@ -9,7 +9,7 @@ Rules
    a 2xx that comes nevertheless is ACKed and ended.
 3. Redirects are not followed.
 
-Not here: targets and fail-over -> `exchange.py`; from the 2xx on -> `call.py`.
+Not here: targets and fail-over -> `client_exchange.py`; from the 2xx on -> `call.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from shm import messages as wire
 from shm.errors import CallerError
 from workers.sip import sdp
-from workers.sip.call import BYE_S, Call
+from workers.sip.call import BYE_S, Call, is_heavy
 from workers.sip.dialog import Dialog, parse_session_expires
 from workers.sip.identity import ALLOW
 from workers.sip.message import Request, Response, integer, new_call_id, new_tag
@@ -28,7 +28,8 @@ from workers.sip.uri import Uri
 
 if TYPE_CHECKING:
     from workers.sip.calls import Calls
-    from workers.sip.exchange import ClientExchange, ServerExchange
+    from workers.sip.client_exchange import ClientExchange
+    from workers.sip.server_exchange import ServerExchange
     from workers.sip.transport import Flow
 
 REASONS = {  # contract/legs.md section 3.1
@@ -126,9 +127,14 @@ class OutgoingCall(Call):
         status = response.status
         if status >= 300:
             self._refused(response, flow)
+        elif is_heavy(response):
+            if status >= 200:  # ACK it and end it: it cannot be kept
+                self._end_fork(Dialog.calling(self._invite, response), self._invite.cseq[0], flow)
+                self.finish("connect_failed")
+                self.drop()
         elif status >= 200:
             self._accepted(self._dialog_with(response), response, flow)
-        elif self.state != "ended" and response.to_tag and len(self._early) < MAX_EARLY_DIALOGS:
+        elif status > 100 and self.state != "ended" and response.to_tag and len(self._early) < MAX_EARLY_DIALOGS:
             self._progressed(self._dialog_with(response), response)
 
     def _dialog_with(self, response: Response) -> Dialog:

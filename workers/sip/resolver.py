@@ -9,7 +9,7 @@ Rules
 2. /etc/hosts outranks DNS for addresses. A numeric host, or one with a port, is never looked up as SRV.
 3. The cache holds CACHE_ENTRIES answers, each for its TTL within 1..CACHE_MAX_S (failures: FAILURE_S); the oldest goes first.
 
-Not here: which of the targets works -> `exchange.py`.
+Not here: which of the targets works -> `client_exchange.py`.
 """
 
 import ipaddress

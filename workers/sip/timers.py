@@ -6,7 +6,8 @@ Owns: which object is due next. Pure: the caller says what time it is.
 Rules
 1. A `Timed` object says when it wants to be woken in `deadline` (seconds, NEVER = not at all) and may change it at any time;
    whoever moves it earlier calls `Timers.watch`. Moving it later or to NEVER costs nothing: the heap finds out by itself.
-2. An object sits in the heap at most once per earlier deadline; stale entries are skipped.
+2. An object sits in the heap at most once per earlier deadline; stale entries are skipped, and swept out when the heap
+   has doubled: a session timer of half an hour would keep its finished call's alarm for as long.
 
 Not here: the loop that sleeps until `next_deadline` -> `endpoint.py`.
 """
@@ -15,6 +16,7 @@ import heapq
 from collections.abc import Callable, Iterator
 
 NEVER = float("inf")
+SWEEP_FLOOR = 4096  # entries; below it stale ones do not matter
 
 
 class Timed:
@@ -43,11 +45,21 @@ class Alarm(Timed):
         self.deadline = NEVER
         self._callback()
 
+    def cancel(self) -> None:
+        """For good: lets go of what it would have woken, though the heap may keep the alarm itself for long."""
+        self.deadline = NEVER
+        self._callback = _nothing
+
+
+def _nothing() -> None:
+    pass
+
 
 class Timers:
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timed]] = []
         self._serial = 0  # breaks ties: Timed objects do not compare
+        self._swept_size = SWEEP_FLOOR
 
     @property
     def next_deadline(self) -> float:
@@ -59,6 +71,8 @@ class Timers:
             timed._queued = timed.deadline  # noqa: SLF001
             self._serial += 1
             heapq.heappush(self._heap, (timed.deadline, self._serial, timed))
+            if len(self._heap) > 2 * self._swept_size:
+                self._sweep()
 
     def due(self, now: float) -> Iterator[Timed]:
         """What is due; each may be expired, and may call `watch`, before the next one is asked for."""
@@ -71,3 +85,16 @@ class Timers:
             if timed.deadline <= now:
                 yield timed
             self.watch(timed)
+
+    def _sweep(self) -> None:
+        kept = []
+        for entry in self._heap:
+            timed = entry[2]
+            if entry[0] == timed._queued:  # noqa: SLF001  the current entry of its object
+                if timed.deadline == NEVER:
+                    timed._queued = NEVER  # noqa: SLF001
+                else:
+                    kept.append(entry)
+        heapq.heapify(kept)
+        self._heap[:] = kept
+        self._swept_size = max(SWEEP_FLOOR, len(kept))

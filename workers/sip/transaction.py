@@ -9,7 +9,7 @@ Rules
 2. A finished transaction keeps the bytes it may have to repeat, never a message.
 3. A machine that has returned `ENDED` is dead: it answers everything with no action.
 
-Not here: which machine a message belongs to -> `client_key`, `server_key`; flows and tables -> `exchange.py`.
+Not here: which machine a message belongs to -> `client_key`, `server_key`; flows and tables -> `exchanges.py`.
 """
 
 from enum import Enum

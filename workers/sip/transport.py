@@ -34,6 +34,8 @@ CONNECT_S = 8.0
 WRITE_LIMIT_BYTES = 1024 * 1024
 DATAGRAMS_PER_WAKE = 64
 
+_SO_SNDBUFFORCE = 32
+_SO_RCVBUFFORCE = 33
 _IP_RECVERR = 11
 _IPV6_RECVERR = 25
 _SOCKET_BUFFER_BYTES = 4 * 1024 * 1024
@@ -64,8 +66,11 @@ class UdpSocket:
         self.sock = sock
         self.is_ipv6 = sock.family == socket.AF_INET6
         sock.setblocking(False)
-        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-            sock.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER_BYTES)
+        for forced, plain in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, forced, _SOCKET_BUFFER_BYTES)
+            except PermissionError:
+                sock.setsockopt(socket.SOL_SOCKET, plain, _SOCKET_BUFFER_BYTES)
         sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1) if not self.is_ipv6 else sock.setsockopt(
             socket.IPPROTO_IPV6, _IPV6_RECVERR, 1
         )

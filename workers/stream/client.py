@@ -8,7 +8,8 @@ Rules
    that itself); REQUESTS_CA_BUNDLE and AWS_CA_BUNDLE add theirs.
 2. Connecting, TLS and proxy included, takes at most 10 s. Then 30 s of nothing, at the first byte or later, end a reply.
 3. No cookies: what one API caller's key brought never goes out with another's. No cap on connections: calls are capped.
-4. Reading is paced by the reader: 128 KiB wait in the session, then the peer waits. Nothing is dropped.
+4. Redirects are errors: the keys in the headers are for the vendor alone, and a checked address stays the one talked to.
+5. Reading is paced by the reader: 128 KiB wait in the session, then the peer waits. Nothing is dropped.
 
 Not here: WebSocket pings and their limits → one file per vendor; the guard of caller-given URLs → the fetch.
 """
@@ -36,9 +37,19 @@ def open_session(
     connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS, read_timeout_seconds: float = READ_TIMEOUT_SECONDS
 ) -> aiohttp.ClientSession:
     """To be called in the running loop, once; the caller closes it."""
+    no_redirects = aiohttp.TraceConfig()  # ws_connect has no parameter for it
+    no_redirects.on_request_redirect.append(_refuse_redirect)
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, ssl=trust()),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout_seconds, sock_read=read_timeout_seconds),
         trust_env=True,
+        trace_configs=[no_redirects],
     )
+
+
+async def _refuse_redirect(
+    _session: aiohttp.ClientSession, _context: object, seen: aiohttp.TraceRequestRedirectParams
+) -> None:
+    seen.response.close()
+    raise aiohttp.TooManyRedirects(seen.response.request_info, seen.response.history)

@@ -57,7 +57,7 @@ async def test_hold_and_unhold(stage, make_media):
     assert (view["state"], view["held"]) == ("held", True)
     (held,) = stage.events()
     assert (held["type"], held["leg_type"]) == ("leg.hold", "sip_outbound")
-    assert stage.rtp_of(leg_id).of(SetMedia)[0].media.direction == "sendonly"
+    assert stage.rtp_of(leg_id).of(SetMedia)[0].media.direction == "inactive"  # no RTP while held
     assert list(stage.legs.get(leg_id).facts.deadlines_ns) == ["rtp_timeout"]
     await control.hold(leg_id=leg_id)  # already so
     await stage.settle()

@@ -1,3 +1,5 @@
+import socket
+
 import pytest
 
 from app.legs.ports import Ports
@@ -27,3 +29,14 @@ def test_ports_in_use_are_not_given_out_by_a_successor():
 def test_ports_chosen_by_the_system_are_even_and_free():
     ports = Ports(0, 0)
     assert all(ports.take("127.0.0.1") % 2 == 0 for _ in range(5))
+
+
+def test_probing_skips_what_other_programs_hold():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        taken = Ports(0, 0).take("127.0.0.1")
+        other.bind(("127.0.0.1", taken))
+        ports = Ports(taken, taken + 4)
+        assert ports.take("127.0.0.1", probed=True) == taken + 2
+        assert ports.take("127.0.0.1") == taken  # at the end
+        with pytest.raises(ResourceError):
+            ports.take("127.0.0.1", probed=True)

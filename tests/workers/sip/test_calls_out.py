@@ -85,7 +85,7 @@ async def test_refused(control, peer, scene, status, reason):
 
 
 @pytest.mark.parametrize(("status", "algorithm"), [(401, "MD5"), (407, "SHA-256")])
-async def test_challenged(control, peer, scene, make, status, algorithm):
+async def test_challenged(control, peer, scene, status, algorithm):
     invite = await scene.dial(auth=wire.Credentials(username="u", password="p"))
     theirs, ours = (
         ("www-authenticate", "authorization") if status == 401 else ("proxy-authenticate", "proxy-authorization")
@@ -95,7 +95,7 @@ async def test_challenged(control, peer, scene, make, status, algorithm):
     second = await peer.get("INVITE")
     assert (second.call_id, second.from_tag, second.cseq[0]) == (invite.call_id, invite.from_tag, 2)
     assert 'username="u"' in second.get(ours)
-    peer.reply(second, 200, tag="bobs", body=make.sdp())
+    peer.reply(second, 200, tag="bobs", body=scene.sdp())
     assert (await peer.get("ACK")).cseq[0] == 2
     await control.event(wire.CallAnswered)
     # In the dialog too: a challenged BYE is given again.
@@ -307,4 +307,33 @@ async def test_a_certificate_for_another_name_is_refused(make, certificate):
     await control.do(wire.Dial, leg_id="leg", target=f"sips:bob@127.0.0.2:{port}", media=make.LOCAL)
     assert (await control.event(wire.CallEnded)).reason == "invite_failed"
     server.close()
+    control.close()
+
+
+async def test_a_stale_nonce_is_answered_once_more(control, peer, scene):
+    invite = await scene.dial(auth=wire.Credentials(username="u", password="p"))
+    peer.reply(invite, 401, tag="x", headers=[("www-authenticate", CHALLENGE.format("MD5"))])
+    second = await peer.get("INVITE")
+    peer.reply(second, 401, tag="x", headers=[("www-authenticate", CHALLENGE.format("MD5") + ", stale=true")])
+    third = await peer.get("INVITE")
+    assert third.cseq[0] == 3
+    peer.reply(third, 401, tag="x", headers=[("www-authenticate", CHALLENGE.format("MD5") + ", stale=true")])
+    assert (await control.event(wire.CallEnded)).reason == "unauthorized"
+
+
+async def test_source_socket_and_debug(make):
+    """SIP_USE_SOURCE_SOCKET: a caller behind NAT is reached where its packets come from, whatever its Contact says."""
+    control = make.Control(use_source_socket=True, debug=True).bind().start()
+    peer = await make.Peer().open_udp()
+    peer.remote = control.address
+    scene = make.Scene(control, peer)
+    _invite, _ok, leg_id = await scene.answered_in(headers=[("contact", "<sip:alice@192.0.2.1:5060>")])
+    await control.do(wire.Hangup, leg_id=leg_id)
+    bye = await peer.get("BYE")
+    assert bye.uri == "sip:alice@192.0.2.1:5060"
+    peer.reply(bye, 200)
+    traced = [event for event in control.events if isinstance(event, wire.LogLine)]
+    assert any(line.event == "sip sent" and "BYE sip:" in line.fields["message"] for line in traced)
+    assert any(line.event == "sip received" and "INVITE sip:" in line.fields["message"] for line in traced)
+    peer.close()
     control.close()

@@ -99,7 +99,8 @@ class Google:
                 if self._credentials is None:
                     self._credentials, _ = google.auth.default(scopes=_SCOPES, request=transport)
                 self._credentials.before_request(transport, "POST", self._base_url, headers)
-            except (GoogleAuthError, ValueError, OSError) as fault:
+            # The last three are what a credentials file of another shape makes google-auth stumble over.
+            except (GoogleAuthError, ValueError, OSError, AttributeError, KeyError, TypeError) as fault:
                 passing = getattr(fault, "retryable", False)
                 category = Category.RETRYABLE if passing else Category.PERMANENT_AUTH
                 raise SpeechError(f"{NAME}: no credentials ({type(fault).__name__})", category) from None

@@ -128,6 +128,7 @@ async def _refusal(vendor: str, reply: aiohttp.ClientResponse, secrets: Iterable
     except (aiohttp.ClientError, OSError):  # TimeoutError is one; the status says enough
         body = b""
     code, words = _code_and_words(body)
+    code = reply.headers.get("x-amzn-ErrorType", "").partition(":")[0] or code
     for secret in filter(None, secrets):
         code, words = code.replace(secret, "…"), words.replace(secret, "…")
     text = "".join(c for c in words if c.isprintable())[:_ERROR_TEXT_LENGTH]

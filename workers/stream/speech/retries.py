@@ -10,7 +10,7 @@ Rules
 3. No attempt begins later than 5 s after the first. One that is under way has the time of the session's timeouts.
 """
 
-import asyncio
+from asyncio import get_running_loop, sleep
 from collections.abc import Callable
 from contextlib import aclosing
 from secrets import SystemRandom
@@ -32,7 +32,7 @@ def is_worth_retrying(error: SpeechError) -> bool:
 
 async def retried(attempt: Callable[[], Pieces]) -> Pieces:
     """The pieces of the first attempt that has any; the SpeechError of the last one otherwise."""
-    loop = asyncio.get_running_loop()
+    loop = get_running_loop()
     last_start = loop.time() + BUDGET_SECONDS
     for pause in (*PAUSES_SECONDS, None):
         async with aclosing(attempt()) as pieces:
@@ -51,4 +51,4 @@ async def retried(attempt: Callable[[], Pieces]) -> Pieces:
                 async for piece in pieces:
                     yield piece
                 return
-        await asyncio.sleep(pause_seconds)
+        await sleep(pause_seconds)
