@@ -1,6 +1,6 @@
 """A clip: sound that was fetched, decoded or synthesised elsewhere, handed to a room worker as memory.
 
-Runs in: stream (writes), room workers (read).
+Runs in: stream and its decoders (write), room workers (read).
 Owns: the layout of a clip's memory and who may write what.
 
     offset  content
@@ -9,7 +9,7 @@ Owns: the layout of a clip's memory and who may write what.
       4096  samples        int16   at the rate of the room it was made for
 
 Rules
-1. One writer, any number of readers; a reader looks at `samples_ready` first and never reads beyond it.
+1. One writer at a time, any number of readers; a reader looks at `samples_ready` first and never reads beyond it.
 2. The memory is a memfd as large as the clip may become, touched only as far as it is filled. Its descriptor travels with
    messages; when the last process lets go, it is gone.
 """
@@ -26,13 +26,18 @@ LIMIT_BYTES = 2 * 1024**3
 
 
 class ClipWriter:
-    """`limit_samples` is the most it may hold. Raises OSError when the machine refuses."""
+    """`limit_samples` is the most it may hold; with a `descriptor` it goes on with a clip that somebody else made.
 
-    def __init__(self, limit_samples: int) -> None:
-        size = min(HEADER_BYTES + 2 * limit_samples, LIMIT_BYTES)
-        self.descriptor = os.memfd_create("roomtone-clip")
-        os.ftruncate(self.descriptor, size)
-        memory = mmap.mmap(self.descriptor, size)
+    Raises OSError when the machine refuses.
+    """
+
+    def __init__(self, limit_samples: int = 0, *, descriptor: int | None = None) -> None:
+        if descriptor is None:
+            descriptor = os.memfd_create("roomtone-clip")
+            os.ftruncate(descriptor, min(HEADER_BYTES + 2 * limit_samples, LIMIT_BYTES))
+        self.descriptor = descriptor
+        memory = mmap.mmap(descriptor, 0)
+        size = len(memory)
         self._header = np.frombuffer(memory, np.int64, 2)
         self._samples = np.frombuffer(memory, np.int16, (size - HEADER_BYTES) // 2, HEADER_BYTES)
 
