@@ -26,9 +26,11 @@ from workers.stream import client
 from workers.stream.clips import Clips
 from workers.stream.decode import Decoder
 from workers.stream.fetch import Fetcher
+from workers.stream.sockets import Sockets
 from workers.stream.speech import deepgram, elevenlabs, google, local, polly
 from workers.stream.speech.cache import SpeechCache
 from workers.stream.speech.protocol import Synthesizer
+from workers.stream.tick import Ticker
 
 Reply = Callable[[wire.Done | wire.Failed], None]
 Send = Callable[[msgspec.Struct, tuple[int, ...]], None]
@@ -44,10 +46,12 @@ class Desk:
         self._tasks: set[asyncio.Task[None]] = set()
         tls = client.trust()
         reach = Reach(private_allowed=start.fetch_allow_private)
+        self._ticker = Ticker(instance.stats.row(start.stats_row))
+        self._sockets = Sockets(instance.banks, self._ticker, post, lead_ms=start.websocket_lead_ms)
         self._http = client.open_session(tls=tls)
         self._decoder = Decoder()
         self._local_speech = local.Local()
-        self.clips = Clips(
+        self._clips = Clips(
             send,
             post,
             fetcher=Fetcher(reach, tls),
@@ -56,7 +60,7 @@ class Desk:
             cache=self._cache(start),
         )
 
-    def log(self, level: Level, event: str, **fields: str | int | float | bool | None) -> None:
+    def log(self, level: Level, event: str, **fields: str | float | bool | None) -> None:
         """Through control, which alone writes logs."""
         self._send(wire.LogLine(level=level, event=event, fields=fields), ())
 
@@ -102,11 +106,15 @@ class Desk:
         """What is returned is waited for before the answer."""
         match command:
             case wire.FetchClip():
-                self.clips.fetch(command)
+                self._clips.fetch(command)
             case wire.Synthesize():
-                self.clips.synthesize(command)
+                self._clips.synthesize(command)
             case wire.CancelClip():
-                self.clips.cancel(command.clip_id)
+                self._clips.cancel(command.clip_id)
+            case wire.AcceptSocket():
+                self._sockets.accept(command, descriptors)
+            case wire.CloseSocket():
+                self._sockets.close(command.participant_id, command.code)
             case _:
                 raise CallerError(f"{type(command).__name__} means nothing here")
         return None
@@ -115,15 +123,16 @@ class Desk:
 
     def ids(self) -> list[str]:
         """Everything alive, for the inventory."""
-        return self.clips.ids()
+        return [*self._clips.ids(), *self._sockets.ids()]
 
     def settle(self, *, flushed: bool) -> None:
         """Now and then; `flushed` when no message waits any more."""
-        self.clips.settle(flushed=flushed)
+        self._clips.settle(flushed=flushed)
 
     async def close(self) -> None:
         """End everything in good order; the caller limits the time."""
-        await self.clips.close()
+        self._sockets.close_all()
+        await self._clips.close()
         await self._decoder.close()
         await self._http.close()
 

@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import struct
+import threading
 from types import SimpleNamespace
 
 import msgspec
@@ -17,6 +18,7 @@ from shm import messages as wire
 from shm.bank import BLOCK_ROWS, RATES_HZ, RX_SLOTS, TX_SLOTS, Bank
 from shm.channel import Channel, ChannelClosed, channel_pair
 from shm.clip import COMPLETE, GROWING, Clip
+from shm.clock import mix_time_ns, sleep_until_ns, tick_now
 from shm.stats import Stats
 
 EVENT_S = 20.0  # a loaded machine is slow; a test that passes never waits for it
@@ -289,22 +291,54 @@ def _app(made):
 
 
 class RoomWorker:
-    """What a room worker does to a row, by hand: mixes frames into tx, reads rx."""
+    """What a room worker does to rows, on its clock, in a thread: `says(tick)` -> {row: (frame, source)} is mixed for them,
+    what they say is kept in `heard[row]` as (tick, frame or None)."""
 
-    def __init__(self, bank, row):
+    def __init__(self, bank, rows, says=lambda _tick: {}, phase=0):
         self.bank = bank
-        self.row = row
+        self.rows = rows
+        self.says = says
+        self.phase = phase
+        self.heard = {row: [] for row in rows}
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def mix(self, tick, frame, source=None):
-        source = self.row if source is None else source
-        slot = tick % TX_SLOTS
-        if frame is not None:
-            self.bank.tx[source, slot] = frame
-            self.bank.tx_tick[source, slot] = tick
-        self.bank.tx_from[self.row, slot] = source
-        self.bank.tx_tick[self.row, slot] = tick
+    def __enter__(self):
+        for row in self.rows:
+            self.bank.rx_tick[row] = 0
+            self.bank.tx_tick[row] = 0
+        self._thread.start()
+        return self
 
-    def gather(self, tick):
-        """None for no frame."""
-        slot = tick % RX_SLOTS
-        return self.bank.rx[self.row, slot].copy() if self.bank.rx_tick[self.row, slot] == tick else None
+    def __exit__(self, *_):
+        self._is_over.set()
+        self._thread.join()
+
+    def _run(self):
+        tick = tick_now() + 1
+        while not self._is_over.is_set():
+            sleep_until_ns(mix_time_ns(tick, self.phase))
+            self.mix(tick)
+            tick += 1
+
+    def mix(self, tick):
+        for row in self.rows:
+            slot = tick % RX_SLOTS
+            is_there = self.bank.rx_tick[row, slot] == tick
+            self.heard[row].append((tick, self.bank.rx[row, slot].copy() if is_there else None))
+        for row, (frame, source) in self.says(tick).items():
+            slot = tick % TX_SLOTS
+            if frame is not None:
+                self.bank.tx[source, slot] = frame
+            self.bank.tx_from[row, slot] = source
+            self.bank.tx_tick[row, slot] = tick
+
+    def said(self, row):
+        """All frames of a row, one after the other."""
+        frames = [frame for _, frame in self.heard[row] if frame is not None]
+        return np.concatenate(frames) if frames else np.zeros(0, np.int16)
+
+    async def wait(self, enough, within=EVENT_S):
+        async with asyncio.timeout(within):
+            while not enough():  # noqa: ASYNC110  a thread's memory tells nobody
+                await asyncio.sleep(0.01)
