@@ -544,6 +544,9 @@ class ClipReady(Event, frozen=True, kw_only=True):
 
 
 class ClipFailed(Event, frozen=True, kw_only=True):
+    """stream -> control: once at most. After a `ClipReady`: the growing clip broke off; its memory says FAILED to its players, who
+    end with "failed" by themselves."""
+
     clip_id: str
     error: str
     category: str = "unknown"  # media.md 9.6, for speech
@@ -587,12 +590,16 @@ class StartTranscription(Command, frozen=True, kw_only=True):
 
 
 class MoveTap(Command, frozen=True, kw_only=True):
-    """control -> stream: the participant lives on another row from `at_tick` on (transcription and leg agents)."""
+    """control -> stream: the participant lives on another row from `at_tick` on (transcription and agents).
+
+    For an agent of a leg `row` is the leg's, and `speaks` where the agent speaks from then on (None: where it did).
+    """
 
     session_id: str
     row: Row
     phase: int
     at_tick: int = 0
+    speaks: Row | None = None
 
 
 class StopTranscription(Command, frozen=True, kw_only=True):

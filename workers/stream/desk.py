@@ -21,9 +21,10 @@ import msgspec
 from shm import messages as wire
 from shm.errors import CallerError, PeerError, ResourceError
 from shm.instance import Instance
-from shm.reach import Reach
+from shm.reach import GuardedResolver, Reach
 from workers.stream import client
 from workers.stream.clips import Clips
+from workers.stream.conversing import Conversations, Vendors
 from workers.stream.decode import Decoder
 from workers.stream.fetch import Fetcher
 from workers.stream.sockets import Sockets
@@ -31,6 +32,11 @@ from workers.stream.speech import deepgram, elevenlabs, google, local, polly
 from workers.stream.speech.cache import SpeechCache
 from workers.stream.speech.protocol import Synthesizer
 from workers.stream.tick import Ticker
+from workers.stream.transcribing import Transcriptions
+from workers.stream.transcription import deepgram as deepgram_transcription
+from workers.stream.transcription import elevenlabs as elevenlabs_transcription
+from workers.stream.transcription import local as local_transcription
+from workers.stream.transcription.protocol import Transcriber
 
 Reply = Callable[[wire.Done | wire.Failed], None]
 Send = Callable[[msgspec.Struct, tuple[int, ...]], None]
@@ -49,8 +55,13 @@ class Desk:
         self._ticker = Ticker(instance.stats.row(start.stats_row))
         self._sockets = Sockets(instance.banks, self._ticker, post, lead_ms=start.websocket_lead_ms)
         self._http = client.open_session(tls=tls)
+        self._guarded_http = client.open_session(tls=tls, resolver=GuardedResolver(reach))
+        self._local_transcriber = local_transcription.Local()
+        self._transcriptions = Transcriptions(instance.banks, self._ticker, post, self.log, self._transcribers(start))
+        self._conversations = Conversations(
+            instance.banks, self._ticker, post, self.log, Vendors(self._http, self._guarded_http, reach, start)
+        )
         self._decoder = Decoder()
-        self._local_speech = local.Local()
         self._clips = Clips(
             send,
             post,
@@ -71,7 +82,14 @@ class Desk:
             polly.NAME: polly.Polly(http, start.polly_region, start.polly_endpoint),
             google.NAME: google.Google(http, start.google_tts_base),
             deepgram.NAME: deepgram.Deepgram(http, start.deepgram_base),
-            local.NAME: self._local_speech,
+            local.NAME: local.Local(),
+        }
+
+    def _transcribers(self, start: wire.StreamStart) -> dict[str, Transcriber]:
+        return {
+            elevenlabs_transcription.NAME: elevenlabs_transcription.ElevenLabs(self._http, start.elevenlabs_base),
+            deepgram_transcription.NAME: deepgram_transcription.Deepgram(self._http, start.deepgram_base),
+            local_transcription.NAME: self._local_transcriber,
         }
 
     def _cache(self, start: wire.StreamStart) -> SpeechCache | None:
@@ -111,6 +129,19 @@ class Desk:
                 self._clips.synthesize(command)
             case wire.CancelClip():
                 self._clips.cancel(command.clip_id)
+            case wire.StartTranscription():
+                self._transcriptions.start(command)
+            case wire.StopTranscription():
+                self._transcriptions.stop(command.session_id)
+            case wire.StartAgent():
+                self._conversations.start(command)
+            case wire.SendAgentMessage():
+                return self._conversations.send(command)
+            case wire.StopAgent():
+                self._conversations.stop(command.session_id)
+            case wire.MoveTap():
+                if not self._transcriptions.move(command):
+                    self._conversations.move(command)  # neither: it has ended a moment ago
             case wire.AcceptSocket():
                 self._sockets.accept(command, descriptors)
             case wire.CloseSocket():
@@ -123,7 +154,11 @@ class Desk:
 
     def ids(self) -> list[str]:
         """Everything alive, for the inventory."""
-        return [*self._clips.ids(), *self._sockets.ids()]
+        return [
+            one
+            for kind in (self._clips, self._transcriptions, self._conversations, self._sockets)
+            for one in kind.ids()
+        ]
 
     def settle(self, *, flushed: bool) -> None:
         """Now and then; `flushed` when no message waits any more."""
@@ -132,8 +167,9 @@ class Desk:
     async def close(self) -> None:
         """End everything in good order; the caller limits the time."""
         self._sockets.close_all()
-        await self._clips.close()
-        await self._decoder.close()
+        await asyncio.gather(self._clips.close(), self._transcriptions.close(), self._conversations.close())
+        await asyncio.gather(self._decoder.close(), self._local_transcriber.close())
+        await self._guarded_http.close()
         await self._http.close()
 
 
