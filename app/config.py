@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
@@ -35,6 +36,7 @@ KNOWN_CODECS = ("PCMU", "PCMA", "G722", "opus", "L16", "AMR-WB", "AMR-NB")
 DEFAULT_CODECS = ("PCMU", "PCMA", "G722", "opus")
 TRUSTED_NETWORKS = "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,::1/128,fc00::/7,fe80::/10"
 RTP_PORTS_AT_LEAST = 100
+RECORDING_DIR, TTS_CACHE_DIR = "/tmp/recordings", "/tmp/tts_cache"  # noqa: S108 - the contract's defaults
 
 _TRUE = frozenset(("true", "1", "yes", "on"))
 _FALSE = frozenset(("false", "0", "no", "off"))
@@ -113,6 +115,28 @@ class Config:
     state_dir: str = ""
     fetch_allow_private: bool = True
 
+    recording_dir: str = RECORDING_DIR
+    s3_bucket: str = ""
+    s3_region: str = "us-east-1"
+    s3_endpoint: str = ""
+    s3_prefix: str = ""
+    s3_allow_insecure_endpoint: bool = False
+    tts_cache_enabled: bool = False
+    tts_cache_dir: str = TTS_CACHE_DIR
+    tts_cache_include_api_key: bool = False
+    tts_cache_max_bytes: int = 0  # 0 = unbounded
+    elevenlabs_api_key: str = field(default="", repr=False)
+    deepgram_api_key: str = field(default="", repr=False)
+    vapi_api_key: str = field(default="", repr=False)
+    elevenlabs_api_base: str = "https://api.elevenlabs.io"
+    deepgram_api_base: str = "https://api.deepgram.com"
+    deepgram_agent_base: str = "wss://agent.deepgram.com"
+    vapi_api_base: str = "https://api.vapi.ai"
+    polly_endpoint: str = ""
+    polly_region: str = "us-east-1"  # S3_REGION, AWS_REGION or the default, the first that is set
+    google_tts_base: str = "https://texttospeech.googleapis.com"
+    ws_jitter_buffer_ms: int = 0
+
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -171,6 +195,27 @@ class Config:
             max_legs=read.count("MAX_LEGS", 4096),
             state_dir=read.text("STATE_DIR"),
             fetch_allow_private=read.flag("FETCH_ALLOW_PRIVATE", True),
+            recording_dir=read.text("RECORDING_DIR") or RECORDING_DIR,
+            s3_bucket=read.text("S3_BUCKET"),
+            s3_region=read.text("S3_REGION") or "us-east-1",
+            s3_endpoint=read.text("S3_ENDPOINT"),
+            s3_prefix=read.text("S3_PREFIX"),
+            s3_allow_insecure_endpoint=read.flag("S3_ALLOW_INSECURE_ENDPOINT", False),
+            tts_cache_enabled=read.flag("TTS_CACHE_ENABLED", False),
+            tts_cache_dir=read.cache_dir(),
+            tts_cache_include_api_key=read.flag("TTS_CACHE_INCLUDE_API_KEY", False),
+            tts_cache_max_bytes=max(0, read.integer("TTS_CACHE_MAX_BYTES", 0)),
+            elevenlabs_api_key=read.text("ELEVENLABS_API_KEY"),
+            deepgram_api_key=read.text("DEEPGRAM_API_KEY"),
+            vapi_api_key=read.text("VAPI_API_KEY"),
+            elevenlabs_api_base=read.text("ELEVENLABS_API_BASE") or "https://api.elevenlabs.io",
+            deepgram_api_base=read.text("DEEPGRAM_API_BASE") or "https://api.deepgram.com",
+            deepgram_agent_base=read.text("DEEPGRAM_AGENT_BASE") or "wss://agent.deepgram.com",
+            vapi_api_base=read.text("VAPI_API_BASE") or "https://api.vapi.ai",
+            polly_endpoint=read.text("POLLY_ENDPOINT"),
+            polly_region=read.text("S3_REGION") or read.text("AWS_REGION") or "us-east-1",
+            google_tts_base=read.text("GOOGLE_TTS_BASE") or "https://texttospeech.googleapis.com",
+            ws_jitter_buffer_ms=max(0, read.integer("WS_JITTER_BUFFER_MS", 0)),
             warnings=tuple(read.warnings),
         )
 
@@ -271,6 +316,18 @@ class _Reader:
         if port and not (self.text("SIP_TLS_CERT") and self.text("SIP_TLS_KEY")):
             raise ConfigError("SIP_TLS_PORT: needs SIP_TLS_CERT and SIP_TLS_KEY")
         return port
+
+    def cache_dir(self) -> str:
+        """TTS_CACHE_DIR; made here where the cache is enabled, and the start refused where that fails."""
+        path = self.text("TTS_CACHE_DIR") or TTS_CACHE_DIR
+        if self.flag("TTS_CACHE_ENABLED", False):
+            try:
+                Path(path).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"TTS_CACHE_DIR: {path} cannot be used: {error.strerror}") from None
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise ConfigError(f"TTS_CACHE_DIR: {path} cannot be written")
+        return path
 
     def rtp_ports(self) -> tuple[int, int]:
         texts = [self.text(name).strip() for name in ("RTP_PORT_MIN", "RTP_PORT_MAX")]

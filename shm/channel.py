@@ -14,6 +14,7 @@ Not here: the words -> `shm/messages.py`; keeping events until they are acknowle
 """
 
 import asyncio
+import os
 import socket
 from collections import deque
 from typing import Any, Generic, TypeVar
@@ -71,7 +72,7 @@ class Channel(Generic[Incoming]):
         return self._end.fileno()
 
     def send(self, message: msgspec.Struct, descriptors: tuple[int, ...] = ()) -> None:
-        """Queue one message. Descriptors must stay open until `flush` has emptied the queue."""
+        """Queue one message. Descriptors may be closed as soon as this returns: what waits has duplicates."""
         data = _encoder.encode(message)
         if len(data) > MESSAGE_LIMIT_BYTES:
             raise WireError(f"{type(message).__name__} of {len(data)} bytes: lists travel in parts")
@@ -81,20 +82,20 @@ class Channel(Generic[Incoming]):
                 return
             if len(self._waiting) >= QUEUE_LIMIT:
                 raise WireError(f"{QUEUE_LIMIT} messages wait: the other side is deaf")
-            self._waiting.append((data, list(descriptors)))
+            self._waiting.append((data, _duplicates(descriptors)))
             self.flush()
         elif not self._try_send(data, list(descriptors)):
             if isinstance(message, TELEMETRY):
                 self.dropped += 1
                 return
-            self._waiting.append((data, list(descriptors)))
+            self._waiting.append((data, _duplicates(descriptors)))
             if self._loop is not None:
                 self._loop.add_writer(self._end, self.flush)
 
     def flush(self) -> bool:
         """Send what waits; True when nothing waits any more."""
         while self._waiting and self._try_send(*self._waiting[0]):
-            self._waiting.popleft()
+            _close(self._waiting.popleft()[1])
         if not self._waiting and self._loop is not None:
             self._loop.remove_writer(self._end)
         return not self._waiting
@@ -149,4 +150,15 @@ class Channel(Generic[Incoming]):
         if self._loop is not None:
             self._loop.remove_writer(self._end)
             self._loop.remove_reader(self._end)
+        while self._waiting:
+            _close(self._waiting.popleft()[1])
         self._end.close()
+
+
+def _duplicates(descriptors: tuple[int, ...]) -> list[int]:
+    return [os.dup(descriptor) for descriptor in descriptors]
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

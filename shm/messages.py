@@ -288,13 +288,17 @@ class OpenRoom(Command, frozen=True, kw_only=True):
 
 
 class AddParticipant(Command, frozen=True, kw_only=True):
-    """control -> room: `row` enters the mix. The same leg again replaces its earlier entry."""
+    """control -> room: `row` enters the mix. The same leg again replaces its earlier entry.
+
+    `has_track` False (agents): a multi-channel recording has no channel for it (media.md 6.4).
+    """
 
     room_id: str
     leg_id: str
     row: Row
     muted: bool = False
     deaf: bool = False
+    has_track: bool = True
     at_tick: int = 0
 
 
@@ -316,25 +320,411 @@ class CloseRoom(Command, frozen=True, kw_only=True):
     room_id: str
 
 
+class StartPlayback(Command, frozen=True, kw_only=True):
+    """control -> room. With a clip (shm/clip.py) its descriptor travels along; with a `tone` none does.
+
+    `leg_id`: heard by that leg alone, added to what it hears (media.md M5); "" = a source in the mix.
+    `played_ticks`: where to go on in another or restarted worker; above 0 no `PlaybackStarted` follows, the first worker sent
+    it. `repeat`: 1 = once, 0 = endless. Failed(caller): unknown tone; Failed(resource): a descriptor that is no clip.
+    """
+
+    room_id: str
+    playback_id: str
+    tone: str = ""
+    volume: int = 0
+    repeat: int = 1
+    leg_id: str = ""
+    played_ticks: int = 0
+
+
+class SetVolume(Command, frozen=True, kw_only=True):
+    """control -> room: ramped over the next frame, so that nothing clicks."""
+
+    room_id: str
+    playback_id: str
+    volume: int
+
+
+class StopPlayback(Command, frozen=True, kw_only=True):
+    """control -> room. `PlaybackFinished` with reason "stopped" follows, also for one that never began; nothing follows for one
+    that is not here (any more)."""
+
+    room_id: str
+    playback_id: str
+
+
+class PlaybackStarted(Event, frozen=True, kw_only=True):
+    room_id: str
+    playback_id: str
+    tick: int = 0  # of its first frame
+
+
+class PlaybackFinished(Event, frozen=True, kw_only=True):
+    """room -> control. reason "failed": the clip was given up by its writer before its end."""
+
+    room_id: str
+    playback_id: str
+    reason: Literal["completed", "stopped", "failed"]
+    played_ms: int
+
+
+class StartRecording(Command, frozen=True, kw_only=True):
+    """control -> room. `path` is a dot-file's final name; the worker writes beside it (media.md 6.1) and links it at the end.
+
+    Done once the file is there; Failed(resource) when it cannot be made or its name is taken.
+    `leg_id`: stereo, left what that leg says, right what it hears; "" = the room's mix, mono.
+    `since_tick`: 0 = now; else go on in the files of a worker that died or handed over: the timeline counts from that tick, and
+    no `RecordingStarted` follows. Where the files say how the recording ended, it is only finished.
+    """
+
+    room_id: str
+    recording_id: str
+    path: str
+    leg_id: str = ""
+    multi_channel: bool = False
+    paused: bool = False
+    since_tick: int = 0
+
+
+class PauseRecording(Command, frozen=True, kw_only=True):
+    room_id: str
+    recording_id: str
+    paused: bool
+
+
+class StopRecording(Command, frozen=True, kw_only=True):
+    """control -> room. `RecordingFinished` follows once all files are complete under their final names.
+
+    `hand_over`: leave the files as they are for another worker to go on with; Done once they are let go, and no event.
+    """
+
+    room_id: str
+    recording_id: str
+    hand_over: bool = False
+
+
+class RecordedChannel(Part, frozen=True, kw_only=True):
+    participant_id: str
+    channel: int
+    start_ms: int
+    end_ms: int
+    path: str = ""  # the participant's mono file
+
+
+class RecordingStarted(Event, frozen=True, kw_only=True):
+    room_id: str
+    recording_id: str
+    tick: int  # of its first frame
+
+
+class RecordingFinished(Event, frozen=True, kw_only=True):
+    """room -> control. `path` "" when nothing could be saved (also when stopped before the first frame).
+
+    `omitted`: participants whose track failed. `error`: what went wrong, also when most of it could be saved.
+    """
+
+    room_id: str
+    recording_id: str
+    path: str
+    multi_channel_path: str = ""
+    channels: tuple[RecordedChannel, ...] = ()
+    omitted: tuple[str, ...] = ()
+    error: str = ""
+
+
 class MixParticipant(Part, frozen=True, kw_only=True):
     leg_id: str
     row: Row
     muted: bool = False
     deaf: bool = False
+    has_track: bool = True
 
 
 class RoomInventoryPart(Wire, frozen=True, kw_only=True):
-    """One part holds participants of one room; a big room takes several parts."""
+    """One part holds participants of one room, or one playback, or one recording; a big room takes several parts.
+
+    Playbacks and recordings are told as the commands that would go on with them elsewhere; a clip's descriptor travels along.
+    `channels`: the participants of a multi-channel recording, in the order of its channels. `is_stopping`: its end is on the way.
+    """
 
     room_id: str = ""
     rate_hz: int = 0
     phase: int = 0
     participants: tuple[MixParticipant, ...] = ()
+    playback: StartPlayback | None = None
+    recording: StartRecording | None = None
+    channels: tuple[str, ...] = ()
+    is_stopping: bool = False
     last: bool = False
 
 
-ToRoom = Hello | Acknowledge | Leave | OpenRoom | AddParticipant | SetParticipant | RemoveParticipant | CloseRoom
-FromRoom = Done | Failed | LogLine | RoomInventoryPart
+ToRoom = (
+    Hello
+    | Acknowledge
+    | Leave
+    | OpenRoom
+    | AddParticipant
+    | SetParticipant
+    | RemoveParticipant
+    | CloseRoom
+    | StartPlayback
+    | SetVolume
+    | StopPlayback
+    | StartRecording
+    | PauseRecording
+    | StopRecording
+)
+FromRoom = (
+    Done
+    | Failed
+    | LogLine
+    | RoomInventoryPart
+    | PlaybackStarted
+    | PlaybackFinished
+    | RecordingStarted
+    | RecordingFinished
+)
+
+# ------------------------------------------------------------------------------------------------ stream
+
+
+class StreamStart(Part, frozen=True, kw_only=True):
+    """The part of the configuration that the stream process needs; keys of vendors travel with each command."""
+
+    stats_row: int
+    fetch_allow_private: bool = True
+    ca_bundle: str = ""
+    tts_cache_dir: str = ""  # "" = no cache
+    tts_cache_includes_key: bool = False
+    tts_cache_max_bytes: int = 0
+    elevenlabs_base: str = "https://api.elevenlabs.io"
+    deepgram_base: str = "https://api.deepgram.com"
+    deepgram_agent_base: str = "wss://agent.deepgram.com"
+    vapi_base: str = "https://api.vapi.ai"
+    polly_endpoint: str = ""
+    polly_region: str = "us-east-1"
+    google_tts_base: str = "https://texttospeech.googleapis.com"
+    recording_dir: str = "/tmp/recordings"  # noqa: S108 - the contract's default
+    websocket_lead_ms: int = 0  # WS_JITTER_BUFFER_MS
+
+
+class FetchClip(Command, frozen=True, kw_only=True):
+    """control -> stream: fetch and decode a URL to `rate_hz`. `ClipReady` (with descriptor) or `ClipFailed` follows."""
+
+    clip_id: str
+    url: str
+    mime_type: str = ""
+    rate_hz: int
+
+
+class Synthesize(Command, frozen=True, kw_only=True):
+    """control -> stream: `ClipReady` comes with the first audio, the clip goes on growing."""
+
+    clip_id: str
+    provider: str
+    text: str
+    voice: str
+    model_id: str = ""
+    language: str = ""
+    prompt: str = ""
+    api_key: str = ""
+    rate_hz: int
+
+
+class CancelClip(Command, frozen=True, kw_only=True):
+    """control -> stream: stop fetching or synthesising; nothing more is said of the clip."""
+
+    clip_id: str
+
+
+class ClipReady(Event, frozen=True, kw_only=True):
+    """stream -> control, with the clip's descriptor; not repeated after control's death (the clip is lost with it)."""
+
+    clip_id: str
+
+
+class ClipFailed(Event, frozen=True, kw_only=True):
+    """stream -> control: once at most. After a `ClipReady`: the growing clip broke off; its memory says FAILED to its players, who
+    end with "failed" by themselves."""
+
+    clip_id: str
+    error: str
+    category: str = "unknown"  # media.md 9.6, for speech
+
+
+class UploadRecording(Command, frozen=True, kw_only=True):
+    """control -> stream: put files into object storage and remove them locally. The order is spooled in `recording_dir`
+    before Done, so that any death leaves it to a successor. `Uploaded` follows for each outcome."""
+
+    upload_id: str
+    paths: tuple[str, ...]
+    bucket: str
+    region: str
+    endpoint: str = ""
+    prefix: str = ""
+    access_key: str = ""
+    secret_key: str = ""
+
+
+class Uploaded(Event, frozen=True, kw_only=True):
+    """stream -> control. `locations` as given out to callers, in the order of `paths`; a failed one keeps its local path.
+    `is_final` False: the first attempt failed and background retries go on."""
+
+    upload_id: str
+    locations: tuple[str, ...]
+    error: str = ""
+    is_final: bool = True
+
+
+class StartTranscription(Command, frozen=True, kw_only=True):
+    """control -> stream: one session of one participant, fed from its row (also while muted). Done once it is begun."""
+
+    session_id: str
+    row: Row
+    phase: int
+    provider: str
+    api_key: str = ""
+    language: str = ""
+    partial: bool = False
+    options: dict[str, str | int | float | list[str]] = {}
+
+
+class MoveTap(Command, frozen=True, kw_only=True):
+    """control -> stream: the participant lives on another row from `at_tick` on (transcription and agents).
+
+    For an agent of a leg `row` is the leg's, and `speaks` where the agent speaks from then on (None: where it did).
+    """
+
+    session_id: str
+    row: Row
+    phase: int
+    at_tick: int = 0
+    speaks: Row | None = None
+
+
+class StopTranscription(Command, frozen=True, kw_only=True):
+    """control -> stream: `TranscriptionEnded` follows, after the finals, within 1.5 s."""
+
+    session_id: str
+
+
+class Transcribed(Event, frozen=True, kw_only=True):
+    session_id: str
+    text: str
+    is_final: bool
+    speech_final: bool = False
+    audio_start_ms: int | None = None
+    audio_end_ms: int | None = None
+
+
+class TranscriptionEnded(Event, frozen=True, kw_only=True):
+    session_id: str
+    error: str = ""  # "" = as asked
+
+
+class StartAgent(Command, frozen=True, kw_only=True):
+    """control -> stream: the agent speaks on `row` (its rx) and hears `row` (its tx), or `hears` (rx of a leg: leg agents)."""
+
+    session_id: str
+    row: Row
+    phase: int
+    provider: str
+    api_key: str = ""
+    settings: bytes = b"{}"  # the request's own fields, JSON
+    hears: Row | None = None
+
+
+class SendAgentMessage(Command, frozen=True, kw_only=True):
+    """control -> stream. Failed(caller) where the vendor has none or is not connected yet; Failed(peer) when delivery fails."""
+
+    session_id: str
+    text: str
+
+
+class StopAgent(Command, frozen=True, kw_only=True):
+    session_id: str
+
+
+class AgentConnected(Event, frozen=True, kw_only=True):
+    session_id: str
+    conversation_id: str
+
+
+class AgentSaid(Event, frozen=True, kw_only=True):
+    """stream -> control: text of the conversation. `by_user`: what the agent understood; else what it answered."""
+
+    session_id: str
+    text: str
+    by_user: bool
+
+
+class AgentEnded(Event, frozen=True, kw_only=True):
+    """stream -> control, exactly once for each started agent that was not stopped."""
+
+    session_id: str
+    error: str = ""
+
+
+class AcceptSocket(Command, frozen=True, kw_only=True):
+    """control -> stream, with the descriptor of an HTTP connection whose upgrade request is `head`: a room WebSocket.
+
+    Done once the 101 is out. `SocketClosed` follows when it is over.
+    """
+
+    participant_id: str
+    row: Row
+    phase: int
+    head: bytes
+
+
+class CloseSocket(Command, frozen=True, kw_only=True):
+    participant_id: str
+    code: int = 1001
+
+
+class SocketClosed(Event, frozen=True, kw_only=True):
+    participant_id: str
+
+
+class StreamInventoryPart(Wire, frozen=True, kw_only=True):
+    """Session ids of every kind that is alive."""
+
+    session_ids: tuple[str, ...] = ()
+    last: bool = False
+
+
+ToStream = (
+    Hello
+    | Acknowledge
+    | Leave
+    | FetchClip
+    | Synthesize
+    | CancelClip
+    | UploadRecording
+    | StartTranscription
+    | MoveTap
+    | StopTranscription
+    | StartAgent
+    | SendAgentMessage
+    | StopAgent
+    | AcceptSocket
+    | CloseSocket
+)
+FromStream = (
+    Done
+    | Failed
+    | LogLine
+    | StreamInventoryPart
+    | ClipReady
+    | ClipFailed
+    | Uploaded
+    | Transcribed
+    | TranscriptionEnded
+    | AgentConnected
+    | AgentSaid
+    | AgentEnded
+    | SocketClosed
+)
 
 # ------------------------------------------------------------------------------------------------ sip
 

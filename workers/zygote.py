@@ -29,6 +29,7 @@ from setproctitle import setproctitle
 import workers.room.main
 import workers.rtp.main
 import workers.sip.main
+import workers.stream.main
 from shm import messages
 from shm.bank import RATES_HZ
 from shm.channel import Channel, channel_pair
@@ -42,6 +43,7 @@ KINDS: dict[str, tuple[Run, Any]] = {
     "sip": (workers.sip.main.run, messages.ToSip),
     "rtp": (workers.rtp.main.run, messages.ToRtp),
     "room": (workers.room.main.run, messages.ToRoom),
+    "stream": (workers.stream.main.run, messages.ToStream),
 }
 REMEMBERED_COMMANDS = 1024
 

@@ -17,7 +17,6 @@ import asyncio
 import hashlib
 import hmac
 import ssl
-import urllib.request
 from collections import deque
 from typing import Literal
 
@@ -25,11 +24,11 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from app.events.reach import GuardedResolver, Reach, plain_address
 from app.ledger import Ledger
 from app.logs import log
 from app.metrics import Metrics
 from shm.clock import monotonic_ns
+from shm.reach import GuardedResolver, Reach, plain_address, proxy_for
 
 QUEUE_LIMIT = 1000
 PARALLEL = 10
@@ -216,7 +215,7 @@ class Webhooks:
             for _ in range(REDIRECTS_LIMIT + 1):
                 if url.scheme not in ("http", "https") or not url.host:
                     raise aiohttp.InvalidURL(url)
-                proxy = _proxy_for(url)
+                proxy = proxy_for(url)
                 session = self._session
                 if not delivery.destination.by_operator:
                     address = plain_address(url.host)
@@ -231,10 +230,3 @@ class Webhooks:
                         return reply.status
                     url = url.join(URL(reply.headers["Location"]))
         return reply.status
-
-
-def _proxy_for(url: URL) -> str | None:
-    """What HTTP_PROXY, HTTPS_PROXY and NO_PROXY say about this URL."""
-    assert url.host is not None
-    proxy = urllib.request.getproxies().get(url.scheme)
-    return None if proxy is None or urllib.request.proxy_bypass(f"{url.host}:{url.port}") else proxy

@@ -16,21 +16,21 @@ Not here: what a leg or a room is -> `app/legs`, `app/rooms`.
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 
 from app.config import Config
-from app.supervisor.worker import Worker
+from app.supervisor.starts import sip_start, stream_start
+from app.supervisor.worker import Order, Worker
 from app.supervisor.zygote import Found, ZygoteLink
 from shm.clock import PHASES, monotonic_ns
 from shm.errors import ResourceError
 from shm.instance import STATS_ROWS, Instance
-from shm.messages import CloseRoom, Command, Hangup, RoomInventoryPart, RoomStart, RtpStart, SipStart
+from shm.messages import CloseRoom, Command, Hangup, RoomInventoryPart, RoomStart, RtpStart
 
-BUILT_CODECS = ("PCMU", "PCMA", "G722", "L16")
 WATCH_EVERY_S = 0.25
 SHARED_NAME = "rooms "
 HUNG_NS = 1_000_000_000
@@ -47,46 +47,15 @@ _log = structlog.get_logger()
 class Handlers(Protocol):
     """What the layers above answer."""
 
-    def on_event(self, worker: Worker, event: Any) -> None: ...
-    def replay(self, worker: Worker) -> Iterable[Command]: ...
-    def reconcile(self, worker: Worker, inventory: list[Any]) -> None: ...
+    def on_event(self, worker: Worker, event: Any, descriptors: Sequence[int] = ()) -> None: ...  # closes them
+    def replay(self, worker: Worker) -> Iterable[Command | Order]: ...
+    def reconcile(self, worker: Worker, inventory: list[Any]) -> None: ...  # takes and closes what is `lent`
     def worker_restarted(self, worker: Worker) -> None: ...
     def room_is_hopeless(self, room_id: str) -> None: ...
 
 
-def sip_start(config: Config) -> SipStart:
-    """The part of the configuration that signalling needs."""
-    return SipStart(
-        stats_row=0,
-        bind_ip=config.sip_bind_ip,
-        bind_ipv6=config.sip_bind_ipv6,
-        port=config.sip_port,
-        tls_port=config.sip_tls_port,
-        external_ip=config.sip_external_ip,
-        domain=config.sip_domain,
-        product=config.sip_host,
-        tls_cert=config.sip_tls_cert,
-        tls_key=config.sip_tls_key,
-        tls_ca_file=config.sip_tls_ca_file,
-        tls_insecure=config.sip_tls_insecure_skip_verify,
-        codecs=built_codecs(config),
-        outbound_proxy=config.sip_outbound_proxy,
-        auto_ringing=config.sip_auto_ringing,
-        use_source_socket=config.sip_use_source_socket,
-        strict_mline_answer=config.sip_sdp_strict_mline_answer,
-        debug=config.sip_debug,
-        ringing_limit=max(1, config.max_legs // 4),
-        trusted_networks=tuple(str(network) for network in config.sip_trusted_ips),
-    )
-
-
-def built_codecs(config: Config) -> tuple[str, ...]:
-    """SIP_CODECS as far as they are built; the built defaults where none is."""
-    return tuple(name for name in config.sip_codecs if name in BUILT_CODECS) or BUILT_CODECS[:3]
-
-
 class Supervisor:
-    """`sip` and `rtp` exist after `start`; room workers come and go with rooms. `handlers` is set before `start`."""
+    """`sip`, `rtp` and `stream` exist after `start`; room workers come and go with rooms. `handlers` is set before `start`."""
 
     sip: Worker
     handlers: Handlers
@@ -95,12 +64,14 @@ class Supervisor:
         self._config = config
         self._instance = instance
         self.rtp: list[Worker] = []
+        self.stream: list[Worker] = []
         self._rooms: dict[str, Worker] = {}  # room id -> its worker
         self._room_workers: list[Worker] = []  # also those about to leave
         self._placing: dict[str, asyncio.Future[None]] = {}
         self._closing: dict[str, asyncio.TimerHandle] = {}
         self._stats_rows_in_use: set[int] = set()
-        self._stats_rows_end = 1 + config.rtp_workers
+        self._first_room_row = 1 + config.rtp_workers + config.stream_workers  # of the stats table
+        self._stats_rows_end = self._first_room_row
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
 
@@ -120,9 +91,12 @@ class Supervisor:
                 playout_ceiling_ms=config.sip_jitter_buffer_max_ms,
             )
             self.rtp.append(self._make(f"rtp {index}", "rtp", 1 + index, start, index))
+        for index in range(config.stream_workers):
+            row = 1 + config.rtp_workers + index
+            self.stream.append(self._make(f"stream {index}", "stream", row, stream_start(config, row), index))
         found = {one.name: one for one in await self._zygote.list_workers()}
         await asyncio.gather(*(self._adopt(one) for one in found.values()))
-        missing = [worker for worker in (self.sip, *self.rtp) if worker.name not in found]
+        missing = [worker for worker in self.fixed_workers() if worker.name not in found]
         await asyncio.gather(*(self._spawn(worker) for worker in missing))
         self._run(self._watch())
 
@@ -143,19 +117,26 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
 
+    def fixed_workers(self) -> list[Worker]:
+        """Those that live as long as the server."""
+        return [self.sip, *self.rtp, *self.stream]
+
     def workers(self) -> list[Worker]:
-        return [self.sip, *self.rtp, *self._room_workers]
+        return [*self.fixed_workers(), *self._room_workers]
 
     def stats_rows(self) -> list[tuple[str, int]]:
         """(kind of process, row) of every stats row ever given out: counters outlive processes."""
-        first_room = 1 + self._config.rtp_workers
-        rows = [("sip", 0), *(("rtp", row) for row in range(1, first_room))]
-        return rows + [("room", row) for row in range(first_room, self._stats_rows_end)]
+        first_stream = 1 + self._config.rtp_workers
+        rows = [("sip", 0), *(("rtp", row) for row in range(1, first_stream))]
+        rows += [("stream", row) for row in range(first_stream, self._first_room_row)]
+        return rows + [("room", row) for row in range(self._first_room_row, self._stats_rows_end)]
 
     # ------------------------------------------------------------------------------------------ rooms
 
-    async def room_worker(self, room_id: str) -> Worker:
-        """The worker that mixes this room; starts one where none does. Raises ResourceError."""
+    async def room_worker(self, room_id: str, *, shared: bool = False) -> Worker:
+        """The worker that mixes this room; starts one where none does. `shared`: whatever ROOM_PLACEMENT says.
+
+        Raises ResourceError."""
         if (timer := self._closing.pop(room_id, None)) is not None:
             timer.cancel()
         while (placing := self._placing.get(room_id)) is not None:
@@ -165,7 +146,7 @@ class Supervisor:
         placed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._placing[room_id] = placed
         try:
-            worker = await self._place(room_id)
+            worker = await self._place(room_id, shared=shared)
             self._rooms[room_id] = worker
         finally:
             placed.set_result(None)
@@ -203,19 +184,20 @@ class Supervisor:
         else:
             worker.leave()  # its death frees the rest
 
-    async def _place(self, room_id: str) -> Worker:
+    async def _place(self, room_id: str, *, shared: bool) -> Worker:
         config = self._config
         dedicated = sum(not self._is_shared(worker) for worker in self._room_workers if worker.wanted)
-        if config.room_placement == "dedicated" or (
-            config.room_placement == "auto" and dedicated < config.room_dedicated_max
+        if not shared and (
+            config.room_placement == "dedicated"
+            or (config.room_placement == "auto" and dedicated < config.room_dedicated_max)
         ):
             return await self._start_room_worker(f"room {room_id}", shared=False)
-        shared = [worker for worker in self._room_workers if worker.wanted and self._is_shared(worker)]
+        sharing = [worker for worker in self._room_workers if worker.wanted and self._is_shared(worker)]
         names = {f"{SHARED_NAME}{index}" for index in range(config.room_shared_workers)}
-        unused = sorted(names - {worker.name for worker in shared})
+        unused = sorted(names - {worker.name for worker in sharing})
         if unused:
             return await self._start_room_worker(unused[0], shared=True)
-        return min(shared, key=lambda worker: len(self.rooms_on(worker)))
+        return min(sharing, key=lambda worker: len(self.rooms_on(worker)))
 
     async def _start_room_worker(self, name: str, *, shared: bool) -> Worker:
         worker = self._make_room_worker(name, shared=shared)
@@ -242,8 +224,7 @@ class Supervisor:
         self._stats_rows_in_use.discard(worker.stats_row)
 
     def _take_stats_row(self) -> int:
-        first = 1 + self._config.rtp_workers
-        row = next((row for row in range(first, STATS_ROWS) if row not in self._stats_rows_in_use), 0)
+        row = next((row for row in range(self._first_room_row, STATS_ROWS) if row not in self._stats_rows_in_use), 0)
         if not row:
             raise ResourceError("no room for another process in the stats table")
         self._stats_rows_in_use.add(row)  # counters go on where an earlier room's stopped
@@ -261,11 +242,11 @@ class Supervisor:
     async def _spawn(self, worker: Worker) -> None:
         found = await self._zygote.spawn(worker.name, worker.kind, msgspec.msgpack.encode(worker.start))
         worker.attach(found.channel_end, found.pid_fd, found.pid)
-        worker.introduce(list(self.handlers.replay(worker)))
+        worker.introduce(self.handlers.replay(worker))
 
     async def _adopt(self, found: Found) -> None:
         """Go on with a process that an earlier control process started."""
-        worker = next((one for one in (self.sip, *self.rtp) if one.name == found.name), None)
+        worker = next((one for one in self.fixed_workers() if one.name == found.name), None)
         if worker is None:
             start = msgspec.msgpack.decode(found.start, type=RoomStart)
             worker = self._make(found.name, "room", start.stats_row, start)

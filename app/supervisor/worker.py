@@ -8,15 +8,17 @@ Rules
    to know; commands are idempotent. Signalling is the exception: what was ringing is over, so only hang-ups are repeated.
 2. Events are acknowledged once their consequences are with the ledger and the bus, that is when the handler has returned.
 3. A process found alive by a new control says `Hello` first; whatever it sent before its inventory is stale and ignored.
+4. Descriptors that go with a command are duplicated here until it is answered; those that come with an event are the
+   handler's to close.
 """
 
 import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -28,8 +30,19 @@ from shm.errors import CallerError, PeerError, ResourceError, RoomtoneError
 from shm.messages import Acknowledge, Command, Done, Event, Failed, LogLine
 
 CALL_TIMEOUT_S = 10.0
-INCOMING: dict[str, Any] = {"sip": messages.FromSip, "rtp": messages.FromRtp, "room": messages.FromRoom}
-INVENTORY = (messages.SipInventoryPart, messages.RtpInventoryPart, messages.RoomInventoryPart)
+INCOMING: dict[str, Any] = {
+    "sip": messages.FromSip,
+    "rtp": messages.FromRtp,
+    "room": messages.FromRoom,
+    "stream": messages.FromStream,
+}
+INVENTORY = (
+    messages.SipInventoryPart,
+    messages.RtpInventoryPart,
+    messages.RoomInventoryPart,
+    messages.StreamInventoryPart,
+)
+SENDERS_OF_DESCRIPTORS = ("room", "stream")  # the others' messages are read many at once
 BLAME: dict[str, type[RoomtoneError]] = {"caller": CallerError, "peer": PeerError, "resource": ResourceError}
 
 _log = structlog.get_logger()
@@ -39,10 +52,18 @@ _log = structlog.get_logger()
 class _Unanswered:
     command: Command
     answer: asyncio.Future[Done]
+    descriptors: tuple[int, ...] = ()
+
+
+class Order(NamedTuple):
+    """A command to a fresh process, with what travels along."""
+
+    command: Command
+    descriptors: tuple[int, ...] = ()
 
 
 class Worker:
-    """`kind` "sip" | "rtp" | "room"; `index` counts rtp workers; `stats_row` is its row for good."""
+    """`kind` "sip" | "rtp" | "room" | "stream"; `index` counts rtp and stream workers; `stats_row` is its row for good."""
 
     def __init__(self, name: str, kind: str, stats_row: int, start: msgspec.Struct, index: int = 0) -> None:
         self.name = name
@@ -59,52 +80,58 @@ class Worker:
         self._channel: Channel[Any] | None = None
         self._unanswered: dict[int, _Unanswered] = {}
         self._inventory: list[Any] | None = None
+        self.lent: dict[int, list[int]] = {}  # what came with the inventory, by place in it
         self._inventory_done: asyncio.Future[list[Any]] | None = None
         self._acknowledge_number = 0
         self._is_ready = False
         self._ids = command_ids()
-        self.on_event: Callable[[Worker, Any], None] = lambda _worker, _event: None
+        self.on_event: Callable[[Worker, Any, Sequence[int]], None] = lambda _worker, _event, _descriptors: None
         self.on_death: Callable[[Worker], None] = lambda _worker: None
 
     # ------------------------------------------------------------------------------------------ commands
 
-    async def call(self, command: Command, timeout_s: float = CALL_TIMEOUT_S) -> Done:
+    async def call(self, command: Command, timeout_s: float = CALL_TIMEOUT_S, descriptors: Sequence[int] = ()) -> Done:
         """Send and wait for the answer. Raises CallerError, PeerError, ResourceError as the worker blames.
 
         Waits across a restart of the process, `timeout_s` at most.
         """
-        future = self._send(command)
+        future = self._send(command, descriptors)
         try:
             async with asyncio.timeout(timeout_s):
                 return await future
         except TimeoutError:
             raise ResourceError(f"{self.name} does not answer") from None
 
-    def tell(self, command: Command) -> None:
+    def tell(self, command: Command, descriptors: Sequence[int] = ()) -> None:
         """Send without waiting; a failure is logged."""
-        self._send(command).add_done_callback(self._log_failure)
+        self._send(command, descriptors).add_done_callback(self._log_failure)
 
-    def _send(self, command: Command) -> asyncio.Future[Done]:
+    def _send(self, command: Command, descriptors: Sequence[int] = ()) -> asyncio.Future[Done]:
         numbered = msgspec.structs.replace(command, command_id=next(self._ids))
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Done] = loop.create_future()
-        command_id = numbered.command_id
-        self._unanswered[command_id] = _Unanswered(numbered, future)
-        future.add_done_callback(lambda _: self._unanswered.pop(command_id, None))
+        own = tuple(os.dup(descriptor) for descriptor in descriptors)
+        self._unanswered[numbered.command_id] = _Unanswered(numbered, future, own)
+        future.add_done_callback(lambda _: self._answered(numbered.command_id))
         if self._is_ready:
-            self._write(numbered)
+            self._write(numbered, own)
         return future
+
+    def _answered(self, command_id: int) -> None:
+        entry = self._unanswered.pop(command_id, None)
+        if entry is not None:
+            _close(entry.descriptors)
 
     def _log_failure(self, future: asyncio.Future[Done]) -> None:
         if not future.cancelled() and (error := future.exception()) is not None:
             _log.warning("command failed", worker=self.name, error=str(error))
 
-    def _write(self, message: msgspec.Struct) -> None:
+    def _write(self, message: msgspec.Struct, descriptors: tuple[int, ...] = ()) -> None:
         if self._channel is not None:
             with contextlib.suppress(
                 ChannelClosed
             ):  # its death arrives by pidfd; the successor gets what is unanswered
-                self._channel.send(message)
+                self._channel.send(message, descriptors)
 
     # ------------------------------------------------------------------------------------------ life
 
@@ -118,18 +145,18 @@ class Worker:
         loop.add_reader(self._channel.fileno(), self._read)
         loop.add_reader(pid_fd, self._on_exit)
 
-    def introduce(self, replay: list[Command]) -> None:
+    def introduce(self, replay: Iterable[Command | Order]) -> None:
         """A fresh process: tell it all it must know, then what is still unanswered."""
-        waiting = [entry.command for entry in self._unanswered.values()]
+        waiting = list(self._unanswered.values())
         self._is_ready = True
-        for command in replay:
-            self.tell(command)
-        for command in waiting:
-            self._write(command)
+        for one in replay:
+            self.tell(*(one if isinstance(one, Order) else Order(one)))
+        for entry in waiting:
+            self._write(entry.command, entry.descriptors)
 
     async def meet(self) -> list[Any]:
-        """A process that was there before us: its inventory. Raises ResourceError after 10 s."""
-        self._inventory = []
+        """A process that was there before us: its inventory, what came with it in `lent`. Raises ResourceError after 10 s."""
+        self._inventory, self.lent = [], {}
         self._inventory_done = asyncio.get_running_loop().create_future()
         self._write(messages.Hello(command_id=next(self._ids)))
         try:
@@ -139,7 +166,7 @@ class Worker:
             raise ResourceError(f"{self.name} does not tell what it has") from None
         self._is_ready = True
         for entry in list(self._unanswered.values()):
-            self._write(entry.command)
+            self._write(entry.command, entry.descriptors)
         return parts
 
     def kill(self) -> None:
@@ -181,25 +208,34 @@ class Worker:
         if self._channel is None:
             return
         try:
+            if self.kind in SENDERS_OF_DESCRIPTORS:
+                while self._channel is not None and (one := self._channel.receive_with_descriptors()) is not None:
+                    self._take(*one)
+                return
             received = self._channel.receive()
         except ChannelClosed:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
             return
         for message in received:
-            self._take(message)
+            self._take(message, ())
 
-    def _take(self, message: Any) -> None:
+    def _take(self, message: Any, descriptors: Sequence[int]) -> None:
         if isinstance(message, INVENTORY):
             if self._inventory is not None and self._inventory_done is not None:
+                if descriptors:
+                    self.lent[len(self._inventory)] = list(descriptors)
                 self._inventory.append(message)
                 if message.last:
                     self._inventory_done.set_result(self._inventory)
                     self._inventory = None
+            else:
+                _close(descriptors)
             return
         if isinstance(message, LogLine):
             _log.log(_LEVELS[message.level], message.event, worker=self.name, **message.fields)
             return
         if self._inventory is not None:
+            _close(descriptors)
             return  # meant for the control process before us
         match message:
             case Done():
@@ -211,7 +247,7 @@ class Worker:
                 if entry is not None and not entry.answer.done():
                     entry.answer.set_exception(BLAME[message.blame](message.error))
             case Event():
-                self.on_event(self, message)
+                self.on_event(self, message, descriptors)
                 if message.number:
                     self._acknowledge(message.number)
 
@@ -225,6 +261,11 @@ class Worker:
         if self._acknowledge_number:
             self._write(Acknowledge(number=self._acknowledge_number))
             self._acknowledge_number = 0
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}

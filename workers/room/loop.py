@@ -1,7 +1,7 @@
 """The tick loop of a room worker.
 
 Runs in: a room worker, SCHED_FIFO where the host allows it.
-Owns: when its rooms mix, and the order: apply changes, gather, mix, scatter.
+Owns: when its rooms mix, and the order: apply changes, prepare sources, gather, mix, scatter, record.
 
 Rules
 1. A room of phase p mixes tick T at T*20 + 5p + 2 ms; between mixes the process sleeps on its channel, so that commands
@@ -24,10 +24,18 @@ IDLE_WAIT_NS = 200_000_000
 
 
 class TickLoop:
-    def __init__(self, membership: Membership, stats: np.ndarray[tuple[()], np.dtype[np.void]]) -> None:
+    """`is_waiting`: whether the rest of the process has something to do soon, also where nothing is mixed."""
+
+    def __init__(
+        self,
+        membership: Membership,
+        stats: np.ndarray[tuple[()], np.dtype[np.void]],
+        is_waiting: Callable[[], bool] = lambda: False,
+    ) -> None:
         assert stats.dtype == STATS
         self._membership = membership
         self._stats = stats
+        self._is_waiting = is_waiting
         self._mixed_until_ns = 0
 
     def run_once(self, fd: int, on_readable: Callable[[], None]) -> None:
@@ -50,8 +58,7 @@ class TickLoop:
         if late_ns > clock.TICK_NS:
             self._stats["ticks_skipped"] += 1
         else:
-            for group in self._membership.groups.get(phase, ()):
-                self._stats["frames_missing"] += mix_group(group, tick)
+            self._stats["frames_missing"] += mix_phase(self._membership, phase, tick)
         self._mixed_until_ns = deadline_ns
 
     def _next_mix(self) -> tuple[int, int]:
@@ -60,7 +67,8 @@ class TickLoop:
         phases = self._membership.phases
         if not phases:
             self._mixed_until_ns = now_ns
-            return -1, now_ns + (clock.TICK_NS if self._membership.is_waiting else IDLE_WAIT_NS)
+            is_waiting = self._membership.is_waiting or self._is_waiting()
+            return -1, now_ns + (clock.TICK_NS if is_waiting else IDLE_WAIT_NS)
         after_ns = max(self._mixed_until_ns, now_ns - 10 * clock.TICK_NS)
         best = (1 << 63, -1)
         for phase in phases:
@@ -68,6 +76,16 @@ class TickLoop:
             deadline_ns = ((after_ns - offset_ns) // clock.TICK_NS + 1) * clock.TICK_NS + offset_ns
             best = min(best, (deadline_ns, phase))
         return best[1], best[0]
+
+
+def mix_phase(membership: Membership, phase: int, tick: int) -> int:
+    """One tick of all rooms of one phase; returns how many rows had no frame."""
+    missing = 0
+    for group in membership.groups.get(phase, ()):
+        if group.sources is not None:
+            group.sources.prepare(tick)
+        missing += mix_group(group, tick)
+    return missing
 
 
 def mix_group(group: Group, tick: int) -> int:
@@ -80,6 +98,8 @@ def mix_group(group: Group, tick: int) -> int:
         stamped &= batch.audible
     talkers = stamped.nonzero()[0]
     frames = bank.rx[batch.rows[talkers], slot]
+    if group.sources is not None:
+        talkers, frames = group.sources.join(talkers, frames)
     loud = frames.view(np.int64).any(axis=1)
     if not loud.all():
         talkers = talkers[loud]
@@ -89,6 +109,7 @@ def mix_group(group: Group, tick: int) -> int:
     if plan is None or key != group.talkers:
         plan = group.plan = make_plan(batch, talkers, comfort_noise=group.noise is not None)
         group.talkers = key
+    totals = frames
     if len(talkers):
         totals, without_own = mix(frames, plan)
         bank.tx[plan.total_rows, out] = totals[plan.total_of]
@@ -97,4 +118,6 @@ def mix_group(group: Group, tick: int) -> int:
         bank.tx[plan.noise_row, out] = group.noise[tick % len(group.noise)]
     bank.tx_from[batch.rows, out] = plan.hears
     bank.tx_tick[batch.rows, out] = tick
+    if group.taps is not None:
+        group.taps.take(tick, plan, totals)
     return missing

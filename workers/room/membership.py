@@ -1,4 +1,4 @@
-"""Which rooms this process mixes, and who is in them.
+"""Which rooms this process mixes, and who and what is in them.
 
 Runs in: a room worker.
 Owns: the participants of its rooms and the groups made of them: all rooms of one rate and phase are mixed as one batch.
@@ -6,11 +6,14 @@ Owns: the participants of its rooms and the groups made of them: all rooms of on
 Rules
 1. A group is rebuilt only when somebody in it changed; between changes a tick allocates no membership.
 2. Changes with an `at_tick` wait here until that tick; one that comes late is applied at once and counted.
+
+Not here: when playbacks and recordings come and go -> `playbacks.py`, `recordings.py`; they change a room and `refresh` it.
 """
 
 import heapq
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,7 +29,10 @@ from shm.messages import (
     SetParticipant,
 )
 from workers.audio import comfort_noise
-from workers.room.mixer import Batch, Plan
+from workers.room.mixer import NOWHERE, Batch, Plan
+from workers.room.recording import Fitting, Recording
+from workers.room.sources import Playback, Sources
+from workers.room.taps import Backlog, Taps
 
 Change = AddParticipant | SetParticipant | RemoveParticipant
 
@@ -37,23 +43,66 @@ class Room:
     rate_hz: int
     phase: int
     participants: dict[str, MixParticipant] = field(default_factory=dict)
+    playbacks: dict[str, Playback] = field(default_factory=dict)
+    recordings: dict[str, Recording] = field(default_factory=dict)
+
+    @property
+    def is_occupied(self) -> bool:
+        """Whether there is anything to mix, play or record."""
+        return bool(self.participants or self.playbacks or self.recordings)
 
 
 class Group:
-    """All rooms of one rate and phase, with the plan of the last set of talkers."""
+    """All rooms of one rate and phase, with the plan of the last set of talkers.
+
+    `sources` and `taps` are None where nothing is played or recorded: a tick then costs nothing for them.
+    """
 
     def __init__(self, bank: Bank, rooms: list[Room], *, with_comfort_noise: bool) -> None:
         self.bank = bank
+        self.noise: NDArray[np.int16] | None = comfort_noise.frames(bank.rate_hz) if with_comfort_noise else None
+        self.talkers = b"none yet"
+        self.plan: Plan | None = None
+        self.sources: Sources | None = None
+        self.taps: Taps | None = None
         everyone = [(index, one) for index, room in enumerate(rooms) for one in room.participants.values()]
+        playing = [(index, one) for index, room in enumerate(rooms) for one in room.playbacks.values()]
+        positions = {(rooms[index].room_id, one.leg_id): place for place, (index, one) in enumerate(everyone)}
+        # A playback for a leg that is not here goes on unheard: the leg may be on its way in.
+        heard = [
+            (index, one, positions.get((one.command.room_id, one.command.leg_id), NOWHERE))
+            for index, one in playing
+            if not one.command.leg_id or (one.command.room_id, one.command.leg_id) in positions
+        ]
         self.batch = Batch(
             rows=np.array([one.row.index for _, one in everyone], np.int64),
             room_of=np.array([index for index, _ in everyone], np.int64),
             muted=np.array([one.muted for _, one in everyone], np.bool_),
             deaf=np.array([one.deaf for _, one in everyone], np.bool_),
+            rooms=len(rooms),
+            source_room=np.array([index for index, _, _ in heard], np.int64),
+            source_leg=np.array([leg for _, _, leg in heard], np.int64),
         )
-        self.noise: NDArray[np.int16] | None = comfort_noise.frames(bank.rate_hz) if with_comfort_noise else None
-        self.talkers = b"none yet"
-        self.plan: Plan | None = None
+        if playing:
+            place = {id(one): len(everyone) + index for index, (_, one, _) in enumerate(heard)}
+            places = np.array([place.get(id(one), NOWHERE) for _, one in playing], np.intp)
+            self.sources = Sources([one for _, one in playing], places, bank.frame_samples)
+        self._rooms = rooms
+        self._positions = positions
+
+    @property
+    def is_recorded(self) -> bool:
+        return any(room.recordings for room in self._rooms)
+
+    def fit(self, taps: Taps) -> Taps | None:
+        """Let `taps` take what is to be recorded here."""
+        fitting = Fitting()
+        for index, room in enumerate(self._rooms):
+            for recording in room.recordings.values():
+                recording.fit(fitting, room.participants, index, self._positions)
+                recording.taps = taps
+        self.taps = taps if taps.fit(fitting) else None
+        return self.taps
 
 
 class Membership:
@@ -66,6 +115,19 @@ class Membership:
         self._order = 0
         self._applied_tick = 0
         self._stale_phases: set[int] = set()
+        self._taps: dict[tuple[int, int], Taps] = {}  # (phase, rate), where something is recorded
+        self.backlog: Backlog | None = None  # of the recordings, once there are any
+
+    def room(self, room_id: str) -> Room:
+        """Raises ResourceError for a room that is not here."""
+        try:
+            return self.rooms[room_id]
+        except KeyError:
+            raise ResourceError(f"room {room_id} is not mixed here") from None
+
+    def refresh(self, room: Room) -> None:
+        """Something in `room` has changed: it counts from the next tick on."""
+        self._stale_phases.add(room.phase)
 
     def open(self, command: OpenRoom) -> None:
         if command.room_id not in self.rooms:
@@ -79,8 +141,7 @@ class Membership:
 
     def schedule(self, change: Change) -> bool:
         """Apply now or at its tick; False when it came late. Raises ResourceError for a room that is not here."""
-        if change.room_id not in self.rooms:
-            raise ResourceError(f"room {change.room_id} is not mixed here")
+        self.room(change.room_id)
         if change.at_tick > self._applied_tick:
             self._order += 1
             heapq.heappush(self._scheduled, (change.at_tick, self._order, change))
@@ -113,12 +174,16 @@ class Membership:
         match change:
             case AddParticipant():
                 room.participants[change.leg_id] = MixParticipant(
-                    leg_id=change.leg_id, row=change.row, muted=change.muted, deaf=change.deaf
+                    leg_id=change.leg_id,
+                    row=change.row,
+                    muted=change.muted,
+                    deaf=change.deaf,
+                    has_track=change.has_track,
                 )
             case SetParticipant():
                 if (known := room.participants.get(change.leg_id)) is not None:
-                    room.participants[change.leg_id] = MixParticipant(
-                        leg_id=change.leg_id, row=known.row, muted=change.muted, deaf=change.deaf
+                    room.participants[change.leg_id] = msgspec.structs.replace(
+                        known, muted=change.muted, deaf=change.deaf
                     )
             case RemoveParticipant():
                 room.participants.pop(change.leg_id, None)
@@ -128,17 +193,32 @@ class Membership:
         for phase in self._stale_phases:
             by_rate: dict[int, list[Room]] = {}
             for room in self.rooms.values():
-                if room.phase == phase and room.participants:
+                if room.phase == phase and room.is_occupied:
                     by_rate.setdefault(room.rate_hz, []).append(room)
             groups = [
                 Group(self._banks[rate_hz], rooms, with_comfort_noise=self._with_comfort_noise)
                 for rate_hz, rooms in by_rate.items()
             ]
+            self._fit_taps(phase, groups)
             if groups:
                 self.groups[phase] = groups
             else:
                 self.groups.pop(phase, None)
         self._stale_phases.clear()
+
+    def _fit_taps(self, phase: int, groups: list[Group]) -> None:
+        before = {key: taps for key, taps in self._taps.items() if key[0] == phase}
+        for key, taps in before.items():
+            del self._taps[key]
+            if key[1] not in {group.bank.rate_hz for group in groups}:
+                taps.hand_over()
+        for group in groups:
+            key = (phase, group.bank.rate_hz)
+            if key in before or group.is_recorded:
+                assert self.backlog is not None
+                taps = before.get(key) or Taps(group.bank, self.backlog, group.noise)
+                if group.fit(taps):
+                    self._taps[key] = taps
 
 
 def example_membership(banks: dict[int, Bank], rate_hz: int) -> Membership:

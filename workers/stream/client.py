@@ -18,6 +18,7 @@ import os
 import ssl
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 READ_TIMEOUT_SECONDS = 30.0
@@ -34,13 +35,17 @@ def trust() -> ssl.SSLContext:
 
 
 def open_session(
-    connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS, read_timeout_seconds: float = READ_TIMEOUT_SECONDS
+    connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
+    *,
+    tls: ssl.SSLContext | None = None,
+    resolver: AbstractResolver | None = None,
 ) -> aiohttp.ClientSession:
-    """To be called in the running loop, once; the caller closes it."""
+    """To be called in the running loop, once for each `resolver`; the caller closes it. `tls`: what `trust` gave earlier."""
     no_redirects = aiohttp.TraceConfig()  # ws_connect has no parameter for it
     no_redirects.on_request_redirect.append(_refuse_redirect)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=trust()),
+        connector=aiohttp.TCPConnector(limit=0, ssl=tls or trust(), resolver=resolver),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, connect=connect_timeout_seconds, sock_read=read_timeout_seconds),
         trust_env=True,

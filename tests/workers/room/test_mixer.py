@@ -6,10 +6,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shm.bank import HEARS_NOTHING, RX_SLOTS, TX_SLOTS, Bank
-from shm.messages import AddParticipant, CloseRoom, OpenRoom, RemoveParticipant, Row, SetParticipant
+from shm.messages import (
+    AddParticipant,
+    CloseRoom,
+    OpenRoom,
+    RemoveParticipant,
+    Row,
+    SetParticipant,
+    StartPlayback,
+)
 from workers.room import mixer
 from workers.room.loop import mix_group
 from workers.room.membership import Membership
+from workers.room.sources import Playback
 
 TICK = 1_000_003
 RATE = 8000
@@ -20,8 +29,11 @@ def bank():
     return Bank(RATE, 128, "test-mixer")
 
 
-def reference(legs, room_of, muted, deaf, frames):
-    """What each leg hears: None = nothing, "noise" = comfort noise, else int16 samples."""
+def reference(legs, room_of, muted, deaf, frames, *, sounds):
+    """What each leg hears: None = nothing, "noise" = comfort noise, else int16 samples.
+
+    sounds: (room, leg or None for all, frame) of each source.
+    """
     heard = []
     for me in range(legs):
         if deaf[me]:
@@ -36,8 +48,15 @@ def reference(legs, room_of, muted, deaf, frames):
             for o in range(legs)
             if o != me and room_of[o] == room_of[me]
         )
+        for room, leg, frame in sounds:
+            if room == room_of[me] and leg in {None, me} and frame.any():
+                total += frame
+                silent = False
         heard.append("noise" if silent else np.clip(total, -32768, 32767))
     return heard
+
+
+LEVELS = {"zeros": 0, "quiet": 500, "loud": 32767}
 
 
 @st.composite
@@ -49,21 +68,41 @@ def situations(draw):
     flags = st.lists(st.booleans(), min_size=legs, max_size=legs)
     kinds = draw(st.lists(st.sampled_from(["absent", "zeros", "quiet", "loud"]), min_size=legs, max_size=legs))
     rows = draw(st.permutations(range(legs)))
-    return room_of, draw(flags), draw(flags), kinds, rows, draw(st.integers(0, 2**32 - 1))
+    sources = draw(
+        st.lists(
+            st.tuples(st.integers(-1, legs - 1), st.integers(0, rooms - 1), st.sampled_from(sorted(LEVELS))), max_size=5
+        )
+    )
+    return room_of, draw(flags), draw(flags), kinds, rows, draw(st.integers(0, 2**32 - 1)), sources
+
+
+def noise(random, kind):
+    return random.integers(-LEVELS[kind], LEVELS[kind], RATE // 50, endpoint=True).astype(np.int16)
+
+
+class Still:
+    """A sound that is the same in each tick."""
+
+    ended = None
+
+    def __init__(self, frame):
+        self._frame = frame
+
+    def next_frame(self):
+        return self._frame
 
 
 @settings(max_examples=300, deadline=None)
 @given(situations())
 def test_everyone_hears_all_others_and_not_themselves(bank, situation):
-    room_of, muted, deaf, kinds, rows, seed = situation
+    room_of, muted, deaf, kinds, rows, seed, sources = situation
     random = np.random.default_rng(seed)
     frames = []
     bank.rx_tick[:] = 0
     for leg, kind in enumerate(kinds):
         frame = None
         if kind != "absent":
-            scale = {"zeros": 0, "quiet": 500, "loud": 32767}[kind]
-            frame = random.integers(-scale, scale, RATE // 50, endpoint=True).astype(np.int16)
+            frame = noise(random, kind)
             bank.rx[rows[leg], TICK % RX_SLOTS] = frame
             bank.rx_tick[rows[leg], TICK % RX_SLOTS] = TICK
         frames.append(frame)
@@ -75,13 +114,25 @@ def test_everyone_hears_all_others_and_not_themselves(bank, situation):
         membership.schedule(
             AddParticipant(room_id=str(room), leg_id=str(leg), row=row, muted=muted[leg], deaf=deaf[leg])
         )
+    sounds = []
+    for number, (leg, room, kind) in enumerate(sources):
+        heard_by = None if leg < 0 else leg
+        in_room = room if heard_by is None else room_of[leg]
+        sounds.append((in_room, heard_by, noise(random, kind)))
+        command = StartPlayback(
+            room_id=str(in_room), playback_id=str(number), leg_id="" if heard_by is None else str(leg)
+        )
+        membership.rooms[str(in_room)].playbacks[str(number)] = Playback(command, Still(sounds[-1][2]), -1)
     membership.apply_due(TICK)
     (group,) = membership.groups[0]
+    assert (group.sources is not None) == bool(sources)
     for _ in range(2):  # the second time from the kept plan
+        if group.sources is not None:
+            group.sources.prepare(TICK)
         missing = mix_group(group, TICK)
         assert missing == kinds.count("absent")
         out = TICK % TX_SLOTS
-        expected = reference(len(rows), room_of, muted, deaf, frames)
+        expected = reference(len(rows), room_of, muted, deaf, frames, sounds=sounds)
         for leg, wish in enumerate(expected):
             assert bank.tx_tick[rows[leg], out] == TICK
             source = bank.tx_from[rows[leg], out]

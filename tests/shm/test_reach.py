@@ -3,7 +3,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from app.events.reach import NAMES_REMEMBERED, Forbidden, GuardedResolver, Reach
+from shm.reach import NAMES_REMEMBERED, Forbidden, GuardedResolver, Reach
 
 
 def passes(text, *, private_allowed=True, host="name", reach=None):

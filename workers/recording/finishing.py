@@ -1,0 +1,197 @@
+"""The end of a recording: its files become complete, get their names, and are merged.
+
+Runs in: room (a thread of its own: it syncs and copies for seconds), stream (orphans).
+Owns: the order of these steps.
+
+Rules
+1. Every step can be repeated: who is killed in the middle leaves a note (`files.py`), and a successor does the rest.
+2. A file appears under its final name complete and synced, by a link that never overwrites (media.md 6.1).
+3. The merged file is made from the participants' files, a block at a time. Half of the time is left to others: it shares a
+   core and the interpreter with a tick loop.
+
+Not here: when a recording is stopped -> `workers/room/recordings.py`.
+"""
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from shm.clock import TICKS_PER_SECOND
+from workers.recording.files import (
+    Note,
+    RecordingFiles,
+    Sink,
+    dot_path,
+    names_of_channels,
+    time_stamp,
+)
+from workers.recording.wav_file import WavFile
+
+_MERGE_BLOCK_SAMPLES = 1 << 18
+_NAMES_TRIED = 16
+_LEFTOVERS = {".json", ".merged", ".long", ".new"}
+
+
+@dataclass
+class Outcome:
+    """Paths of what could be saved, "" for what could not; `tracks` one for each channel."""
+
+    path: str = ""
+    merged_path: str = ""
+    tracks: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def finish(files: RecordingFiles, note: Note, *, multi_channel: bool) -> Outcome:
+    """`note` has `end_tick` and `stamp` and is saved. Every failure ends in the outcome."""
+    outcome = Outcome()
+    ticks = note.end_tick - note.since_tick
+    if multi_channel and files.tracks:
+        merged_path, track_paths = names_of_channels(files.path, note.stamp, len(files.tracks))
+        outcome.merged_path = _merged(files, merged_path, ticks, outcome.errors)
+        outcome.tracks = [
+            _complete(sink, path, ticks, outcome.errors) for sink, path in zip(files.tracks, track_paths, strict=True)
+        ]
+    outcome.path = _complete(files.mix, files.path, ticks, outcome.errors)  # last: its lock guards all the others
+    _sync_directory(files.path.parent)
+    return outcome
+
+
+def _complete(sink: Sink, final_path: Path, ticks: int, errors: list[str]) -> str:
+    """Full length, on disk, named: the path, or "" when there is nothing."""
+    if sink.error:
+        errors.append(f"{final_path.name}: {sink.error}")
+    if sink.wav is None:
+        return str(final_path) if not sink.error and final_path.exists() else ""
+    try:
+        sink.wav.extend(ticks * sink.wav.rate_hz // TICKS_PER_SECOND)
+        sink.wav.sync()
+        return str(publish(sink.path, final_path))
+    except OSError as error:
+        errors.append(f"{final_path.name}: {error}")
+        return ""
+    finally:
+        sink.close()
+
+
+def publish(path: Path, final_path: Path) -> Path:
+    """Give the finished file its name, or one close to it where that is taken. Raises OSError."""
+    for attempt in range(_NAMES_TRIED):
+        name = final_path.with_stem(f"{final_path.stem}_{attempt}") if attempt else final_path
+        try:
+            name.hardlink_to(path)
+        except FileExistsError:
+            if not path.samefile(name):  # else: linked, then killed
+                continue
+        path.unlink()
+        return name
+    raise FileExistsError(errno.EEXIST, "the name and others close to it are taken", str(final_path))
+
+
+def _merged(files: RecordingFiles, final_path: Path, ticks: int, errors: list[str]) -> str:
+    tracks = [None if sink.error else sink.wav for sink in files.tracks]
+    rates_hz = {wav.rate_hz for wav in tracks if wav is not None}
+    if final_path.exists() or not rates_hz:
+        return str(final_path) if final_path.exists() else ""
+    rate_hz = max(rates_hz)
+    frames = ticks * rate_hz // TICKS_PER_SECOND
+    path = dot_path(files.path, ".merged")
+    try:
+        path.unlink(missing_ok=True)  # of an attempt that was killed
+        merged = WavFile.create(path, rate_hz, len(tracks), frames_planned=frames)
+        try:
+            _interleave([wav if wav and wav.rate_hz == rate_hz else None for wav in tracks], merged, frames)
+            merged.extend(frames)
+            merged.sync()
+        finally:
+            merged.close()
+        return str(publish(path, final_path))
+    except OSError as error:
+        errors.append(f"{final_path.name}: {error}")
+        return ""
+
+
+def _interleave(tracks: list[WavFile | None], merged: WavFile, frames: int) -> None:
+    step = max(_MERGE_BLOCK_SAMPLES // len(tracks), 1)
+    block = np.zeros((step, len(tracks)), np.int16)
+    track = np.zeros(step, np.int16)
+    for position in range(0, frames, step):
+        began = time.monotonic()
+        count = min(step, frames - position)
+        for channel, wav in enumerate(tracks):
+            if wav is None:
+                continue
+            track[wav.read_into(position, track[:count].data.cast("B")) :] = 0
+            block[:count, channel] = track[:count]
+        merged.write(position, block[:count].data.cast("B"))
+        time.sleep(time.monotonic() - began)
+
+
+def _sync_directory(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def link_orphans(directory: Path, running: Collection[Path] = ()) -> list[Path]:
+    """At start: give the files of recordings that nobody goes on with their final names; returns these.
+
+    `running`: paths of recordings that are to go on, though their worker may just be dead. A file that a living process holds
+    (another server on the same directory) is left alone. Raises OSError only where the directory cannot be read.
+    """
+    linked: list[Path] = []
+    if not directory.exists():
+        return linked
+    for path in sorted(directory.iterdir()):
+        name, is_ours, part = path.name.removeprefix(".").partition(".wav.")
+        final_path = directory / f"{name}.wav"
+        if not path.name.startswith(".") or not is_ours or final_path in running:
+            continue
+        with contextlib.suppress(OSError):
+            if path.suffix == ".rec":
+                linked += _link_orphan(path, final_path, part)
+            elif path.suffix in _LEFTOVERS and not _is_held(dot_path(final_path, ".rec")):
+                path.unlink()
+    if linked:
+        _sync_directory(directory)
+    return linked
+
+
+def _link_orphan(path: Path, final_path: Path, part: str) -> Iterator[Path]:
+    try:
+        wav = WavFile.reopen(path)  # its header now counts all that reached the file
+    except BlockingIOError:
+        return
+    try:
+        if wav.is_unlinked:
+            return
+        if not wav.frames:
+            path.unlink()  # an empty capture leaves no file
+            return
+        if part.startswith("track_"):
+            channel = int(part.removeprefix("track_").removesuffix(".rec"))
+            stamp = time_stamp(path.stat().st_mtime)
+            final_path = names_of_channels(final_path, stamp, channel + 1)[1][channel]
+        wav.sync()
+        yield publish(path, final_path)
+    finally:
+        wav.close()
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        WavFile.reopen(path).close()
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
