@@ -37,6 +37,7 @@ from workers.stream.transcription import deepgram as deepgram_transcription
 from workers.stream.transcription import elevenlabs as elevenlabs_transcription
 from workers.stream.transcription import local as local_transcription
 from workers.stream.transcription.protocol import Transcriber
+from workers.stream.upload import Uploads
 
 Reply = Callable[[wire.Done | wire.Failed], None]
 Send = Callable[[msgspec.Struct, tuple[int, ...]], None]
@@ -61,6 +62,7 @@ class Desk:
         self._conversations = Conversations(
             instance.banks, self._ticker, post, self.log, Vendors(self._http, self._guarded_http, reach, start)
         )
+        self._uploads = Uploads(start.recording_dir, reach, post, self.log)
         self._decoder = Decoder()
         self._clips = Clips(
             send,
@@ -129,6 +131,8 @@ class Desk:
                 self._clips.synthesize(command)
             case wire.CancelClip():
                 self._clips.cancel(command.clip_id)
+            case wire.UploadRecording():
+                return self._uploads.start(command)
             case wire.StartTranscription():
                 self._transcriptions.start(command)
             case wire.StopTranscription():
@@ -156,9 +160,13 @@ class Desk:
         """Everything alive, for the inventory."""
         return [
             one
-            for kind in (self._clips, self._transcriptions, self._conversations, self._sockets)
+            for kind in (self._clips, self._uploads, self._transcriptions, self._conversations, self._sockets)
             for one in kind.ids()
         ]
+
+    async def resume(self) -> None:
+        """Go on with what a predecessor left."""
+        await self._uploads.resume()
 
     def settle(self, *, flushed: bool) -> None:
         """Now and then; `flushed` when no message waits any more."""
@@ -167,6 +175,7 @@ class Desk:
     async def close(self) -> None:
         """End everything in good order; the caller limits the time."""
         self._sockets.close_all()
+        self._uploads.close()
         await asyncio.gather(self._clips.close(), self._transcriptions.close(), self._conversations.close())
         await asyncio.gather(self._decoder.close(), self._local_transcriber.close())
         await self._guarded_http.close()

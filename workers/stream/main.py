@@ -63,6 +63,7 @@ class _Process:
         self._told = asyncio.Event()
         self._desk = Desk(self._instance, self._start, self._channel.send, self._outbox.post)
         self._beat()
+        await self._desk.resume()
         loop.add_reader(self._channel.fileno(), self._read_channel)
         loop.add_reader(self._instance.lifeline_fd, self._end, LIFELINE_S)
         self._read_channel()

@@ -86,10 +86,7 @@ class Transcriptions:
         session = self._sessions.get(command.session_id)
         if session is None:
             return False
-        # Tick T is read after its mix: the call that still says T-1 reads the old row.
-        session.place.move(
-            command.at_tick and command.at_tick + 1, command.phase, lambda: session.tap.move(command.row)
-        )
+        session.place.move(command.at_tick, command.phase, lambda mixed: session.move(mixed, command.row))
         return True
 
     def stop(self, session_id: str) -> None:
