@@ -29,7 +29,6 @@ from setproctitle import setproctitle
 import workers.room.main
 import workers.rtp.main
 import workers.sip.main
-import workers.stream.main
 from shm import messages
 from shm.bank import RATES_HZ
 from shm.channel import Channel, channel_pair
@@ -39,13 +38,23 @@ from workers.audio.resample import resampler
 from workers.process import Run, become_worker
 
 LIFELINE_GRACE_S = 4.5
+REMEMBERED_COMMANDS = 1024
+
+
+def _run_stream(instance: Instance, channel: Channel[Any], start: bytes) -> None:
+    """The stream process alone needs the vendors' and decoders' libraries: 35 MB that every other fork would have to copy the
+    page tables of."""
+    from workers.stream.main import run  # noqa: PLC0415 - see above
+
+    run(instance, channel, start)
+
+
 KINDS: dict[str, tuple[Run, Any]] = {
     "sip": (workers.sip.main.run, messages.ToSip),
     "rtp": (workers.rtp.main.run, messages.ToRtp),
     "room": (workers.room.main.run, messages.ToRoom),
-    "stream": (workers.stream.main.run, messages.ToStream),
+    "stream": (_run_stream, messages.ToStream),
 }
-REMEMBERED_COMMANDS = 1024
 
 
 @dataclass

@@ -7,7 +7,7 @@ Use: `conference = Conference(...)`; `supervisor = Supervisor(..., handlers=conf
 `conference.recovery.load()`; `await supervisor.start()`; `conference.recovery.resume()`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app.config import Config
@@ -77,7 +77,7 @@ class Conference:
 
     # ---------------------------------------------------------------------------------------- Handlers
 
-    def on_event(self, _worker: Worker, event: Any) -> None:
+    def on_event(self, _worker: Worker, event: Any, _descriptors: Sequence[int] = ()) -> None:
         self._signals.take(event)
 
     def replay(self, worker: Worker) -> Iterable[Command]:

@@ -51,11 +51,13 @@ class Recovery:
             "sip": self._dialogs,
             "rtp": self._paths,
             "room": self._mixes,
+            "stream": lambda _worker: iter(()),
         }
         self._reconciles: dict[str, Callable[[Worker, list[Any]], None]] = {
             "sip": self._reconcile_calls,
             "rtp": self._reconcile_paths,
             "room": self._reconcile_mixes,
+            "stream": lambda _worker, _inventory: None,
         }
 
     # ---------------------------------------------------------------------------------------- a fresh worker
