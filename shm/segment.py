@@ -12,6 +12,7 @@ Rules
 import mmap
 import os
 import secrets
+import weakref
 
 from shm.errors import ResourceError
 
@@ -28,6 +29,7 @@ class Segment:
 
     def __init__(self, label: str, size_bytes: int) -> None:
         self._fd = _open(label, size_bytes)
+        weakref.finalize(self, os.close, self._fd)
         self.size_bytes = size_bytes
         self.memory = mmap.mmap(self._fd, size_bytes)
 

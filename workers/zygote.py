@@ -102,7 +102,9 @@ def _warm_signal_code() -> None:
 
 
 def _has_ended(pid_fd: int) -> bool:
-    return bool(select.select([pid_fd], [], [], 0)[0])
+    poll = select.poll()  # not select: its descriptors end at 1024
+    poll.register(pid_fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Zygote:

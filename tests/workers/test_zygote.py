@@ -32,6 +32,12 @@ from workers.zygote import become_zygote
 WAIT_S = 10
 
 
+def readable(descriptor, wait_s):
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(wait_s * 1000))
+
+
 class Bench:
     """The master's and control's part of the play."""
 
@@ -52,7 +58,7 @@ class Bench:
     def next(self):
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
-            select.select([self.channel], [], [], 0.1)
+            readable(self.channel.fileno(), 0.1)
             received = self.channel.receive_with_descriptors()
             if received is not None:
                 return received
@@ -85,11 +91,11 @@ class RoomWorker:
 
     def ask(self, command):
         self.channel.send(command)
-        select.select([self.channel], [], [], WAIT_S)
+        readable(self.channel.fileno(), WAIT_S)
         return self.channel.receive()
 
     def is_gone(self, wait_s):
-        return bool(select.select([self.pid_fd], [], [], wait_s)[0])
+        return readable(self.pid_fd, wait_s)
 
     @property
     def title(self):
