@@ -17,17 +17,19 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from app.api.application import Api
 from app.config import Config
-from app.control import Control
 from app.ledger import Ledger
 from app.listeners import SipSockets
 from app.logs import configure_logs
 from shm.instance import Instance, create_instance, short_name
+
+if TYPE_CHECKING:
+    from app.api.application import Api
+    from app.control import Control
 
 MASTERLESS_END_S = 3.5
 STOP_NOTICE_S = 0.5  # a group-wide SIGTERM may reach control before the master has read its own
@@ -41,7 +43,7 @@ class _Process:
 
     config: Config
     instance: Instance
-    control: Control | None = None
+    control: "Control | None" = None
     private_state_dir = False
 
 
@@ -83,7 +85,9 @@ def tidy_up() -> None:
 # ---------------------------------------------------------------------------------------------- control
 
 
-async def start() -> Api:
+async def start() -> "Api":
+    from app.control import Control  # noqa: PLC0415 - the master imports it after it has forked the zygote: smaller forks
+
     _process.instance.drop_master_ends()
     for warning in _process.config.warnings:
         log.warning(warning)

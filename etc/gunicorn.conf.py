@@ -91,9 +91,11 @@ def when_ready(server: Any) -> None:
         stop(graceful)
 
     server.reap_workers, server.stop = reap_and_renew, stop_for_good
+    _fork_zygote(server)
+    import app.control  # noqa: PLC0415 - here, so that the zygote's forks are small and control's start is quick
+
     gc.collect()
     gc.freeze()
-    _fork_zygote(server)
     if os.environ.get("ROOMTONE_BANNER"):
         _print_banner()
 
