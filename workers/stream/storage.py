@@ -56,7 +56,7 @@ def put(bucket: Bucket, path: str, reach: Reach) -> None:
     """Raises StorageError; OSError when the file cannot be read."""
     try:
         _client(bucket, reach).upload_file(path, bucket.name, bucket.key(path), ExtraArgs={"ContentType": CONTENT_TYPE})
-    except (Boto3Error, BotoCoreError, ClientError, ValueError) as fault:
+    except (Boto3Error, BotoCoreError, ClientError, Forbidden, ValueError) as fault:
         raise StorageError(f"s3: {_words(fault, bucket)}") from None
 
 
@@ -64,7 +64,7 @@ def is_there(bucket: Bucket, path: str, reach: Reach) -> bool:
     """Whether the object exists; False also when nobody will say."""
     try:
         _client(bucket, reach).head_object(Bucket=bucket.name, Key=bucket.key(path))
-    except (Boto3Error, BotoCoreError, ClientError, ValueError):
+    except (Boto3Error, BotoCoreError, ClientError, Forbidden, ValueError):
         return False
     return True
 
@@ -87,6 +87,9 @@ def _client(bucket: Bucket, reach: Reach) -> Any:
         ),
     )
     if bucket.endpoint:
+        host = urlsplit(bucket.endpoint).hostname or ""
+        if (address := plain_address(host)) is not None:  # with a proxy nobody else would look at it
+            reach.check(host, address)
         _guard(client, reach)
     return client
 
@@ -134,6 +137,10 @@ def _words(fault: Exception, bucket: Bucket) -> str:
     if isinstance(fault, ClientError):
         error = fault.response.get("Error", {})
         return f"{error.get('Code', 'error')} {error.get('Message', '')}".strip()[:200]
+    cause: BaseException | None = fault
+    while cause is not None:
+        if isinstance(cause, Forbidden):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
     text = str(fault).replace(bucket.secret_key or "\0", "…").replace(bucket.access_key or "\0", "…")
-    host = urlsplit(bucket.endpoint).hostname or "S3"
-    return text[:200] if "Forbidden" not in text else f"{host} leads where it must not"
+    return text[:200]
