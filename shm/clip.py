@@ -60,6 +60,14 @@ class ClipWriter:
         os.close(self.descriptor)
 
 
+def abandon(descriptor: int) -> bool:
+    """The clip's writer is dead: whoever reads it ends with "failed". False when the clip was whole before."""
+    state = int.from_bytes(os.pread(descriptor, 8, 8), "little")
+    if state == GROWING:
+        os.pwrite(descriptor, FAILED.to_bytes(8, "little"), 8)
+    return state == GROWING
+
+
 class Clip:
     """A reader's view of a descriptor, which it then no longer needs."""
 

@@ -74,7 +74,7 @@ class FakeSupervisor:
         self.placing: asyncio.Event | None = None
         self.refusals: list[Exception] = []
 
-    async def room_worker(self, room_id: str) -> FakeWorker:
+    async def room_worker(self, room_id: str, *, shared: bool = False) -> FakeWorker:
         if self.placing is not None:
             await self.placing.wait()
         if self.refusals:
