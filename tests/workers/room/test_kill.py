@@ -33,6 +33,7 @@ from workers.room.main import run
 ROWS = (1, 2, 3)
 KILLS = 6
 AHEAD_TICKS = 12
+SECOND_TICKS = 50
 WAIT_S = 10.0
 
 
@@ -50,6 +51,7 @@ class Worker:
         worker_end.close()
         self.control = Channel(control_end, FromRoom)
         self.events = []
+        self.is_killed = False
 
     def send(self, *commands):
         for number, command in enumerate(commands, 1):
@@ -68,6 +70,10 @@ class Worker:
         raise AssertionError(f"no {kind.__name__}; there are {self.events}")
 
     def kill(self):
+        """At once, and once."""
+        if self.is_killed:
+            return
+        self.is_killed = True
         os.kill(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
         self.control.close()
@@ -108,7 +114,7 @@ def test_killed_again_and_again_every_frame_is_in_its_place(instance, tmp_path):
     try:
         feed()
         worker.send(*opening, start)
-        first = worker.wait_for(RecordingStarted, feed).tick
+        first = began = worker.wait_for(RecordingStarted, feed).tick
         dead = []  # (from tick, to tick) for which a loss is allowed
         for _ in range(KILLS):
             until = time.monotonic() + chance.uniform(0.02, 1.3)
@@ -118,12 +124,15 @@ def test_killed_again_and_again_every_frame_is_in_its_place(instance, tmp_path):
             worker.kill()
             killed = tick_now()
             whole = len(read(dot)) // N
-            assert whole >= killed - 50 - first, f"seed {seed}: more than a second lost"
+            # One that lived for less than a second may have written nothing: then its predecessor's loss is still at the end.
+            is_short = killed - began < SECOND_TICKS
+            assert is_short or whole >= killed - SECOND_TICKS - first, f"seed {seed}: more than a second lost"
             worker = Worker(instance)
             worker.send(*opening, msgspec.structs.replace(start, since_tick=first))
             for _ in range(len(opening) + 1):
                 worker.wait_for(Done, feed)
-            dead.append((killed - 50, tick_now() + 2))
+            began = tick_now() + 2
+            dead.append((killed - SECOND_TICKS, began))
         until = time.monotonic() + 1.0
         while time.monotonic() < until:
             feed()
