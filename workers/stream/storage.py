@@ -14,7 +14,6 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -134,6 +133,10 @@ def _words(fault: Exception, bucket: Bucket) -> str:
     if isinstance(fault, ClientError):
         error = fault.response.get("Error", {})
         return f"{error.get('Code', 'error')} {error.get('Message', '')}".strip()[:200]
+    cause: BaseException | None = fault
+    while cause is not None:
+        if isinstance(cause, Forbidden):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
     text = str(fault).replace(bucket.secret_key or "\0", "…").replace(bucket.access_key or "\0", "…")
-    host = urlsplit(bucket.endpoint).hostname or "S3"
-    return text[:200] if "Forbidden" not in text else f"{host} leads where it must not"
+    return text[:200]

@@ -25,7 +25,14 @@ async def control(new_control, vendor):
 
 
 async def speak(
-    control, clip_id="c", *, rate_hz=16_000, provider="elevenlabs", key="good-key", text="hello", voice="EXAVITQu4vr4xnSDxMaL"
+    control,
+    clip_id="c",
+    *,
+    rate_hz=16_000,
+    provider="elevenlabs",
+    key="good-key",
+    text="hello",
+    voice="EXAVITQu4vr4xnSDxMaL",
 ):
     await control.ok(
         wire.Synthesize, clip_id=clip_id, provider=provider, text=text, voice=voice, api_key=key, rate_hz=rate_hz
