@@ -325,7 +325,8 @@ class StartPlayback(Command, frozen=True, kw_only=True):
 
     `leg_id`: heard by that leg alone, added to what it hears (media.md M5); "" = a source in the mix.
     `played_ticks`: where to go on in another or restarted worker; above 0 no `PlaybackStarted` follows, the first worker sent
-    it. `repeat`: 1 = once, 0 = endless. Failed(caller): unknown tone; Failed(resource): a descriptor that is no clip.
+    it. `repeat`: 1 = once, 0 = endless. `clip_rate_hz`: 0 = the room's. Failed(caller): unknown tone;
+    Failed(resource): a descriptor that is no clip.
     """
 
     room_id: str
@@ -335,6 +336,7 @@ class StartPlayback(Command, frozen=True, kw_only=True):
     repeat: int = 1
     leg_id: str = ""
     played_ticks: int = 0
+    clip_rate_hz: int = 0
 
 
 class SetVolume(Command, frozen=True, kw_only=True):

@@ -78,6 +78,7 @@ class Legs:
         self.leaving: dict[str, Leg] = {}
         self._banks = banks
         self._legs: dict[str, Leg] = {}
+        self._parting: dict[str, Leg] = {}  # over, but for the last event
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __iter__(self) -> Iterator[Leg]:
@@ -232,6 +233,7 @@ class Legs:
             self._say_farewell(leg)
         else:
             self.ledger.put("leg", facts.id, facts)
+            self._parting[facts.id] = leg
             self.spawn(self._say_farewell_after(ending, leg))
 
     async def _say_farewell_after(self, ending: Awaitable[object], leg: Leg) -> None:
@@ -240,8 +242,11 @@ class Legs:
 
     def _say_farewell(self, leg: Leg) -> None:
         facts = leg.facts
-        assert facts.farewell is not None
+        self._parting.pop(facts.id, None)
+        if facts.farewell is None:
+            return
         self.publish(leg, "leg.disconnected", **facts.farewell)
+        facts.farewell = None
         self.webhooks.unregister_leg(facts.id)
         self.ledger.drop("leg", facts.id)
 
@@ -267,6 +272,8 @@ class Legs:
             self.hang_up(leg, reason, UNAVAILABLE)
         while self.leaving:
             await asyncio.wait(set(self._tasks), return_when=asyncio.FIRST_COMPLETED)
+        for leg in list(self._parting.values()):
+            self._say_farewell(leg)
 
     # ---------------------------------------------------------------------------------------- a new control process
 
@@ -279,6 +286,7 @@ class Legs:
         for leg in known:
             if leg.facts.farewell is not None:
                 leg.is_over = True
+                self._parting[leg.facts.id] = leg
                 self.spawn(self._say_farewell_after(asyncio.sleep(FAREWELL_SETTLE_S), leg))
         legs = list(self._legs.values())
         self.paths.resume(legs, rows)

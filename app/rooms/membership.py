@@ -20,6 +20,7 @@ from msgspec import UNSET
 
 from app.legs.answering import Answering
 from app.legs.leg import Leg
+from app.legs.legs import log
 from app.legs.requests import check_room_id
 from app.rooms.mixing import confirmed
 from app.rooms.requests import AddLeg, check_streams
@@ -178,6 +179,7 @@ class Membership:
                 room.worker.tell(self._exit(room, leg))
             self._gone(leg, room)
             self._rooms.services.moved(leg, room, None)
+            self._mixing.release_if_idle(room)
         self._rooms.drop_hidden(leg)
         return ending
 
@@ -255,6 +257,8 @@ class Membership:
         if not room.is_hidden:
             self._legs.publish(leg, "leg.joined_room", with_room=True)
         self._rooms.services.moved(leg, old, room)
+        if old is not None:
+            self._mixing.release_if_idle(old)
 
     def _apply(self, leg: Leg, request: AddLeg) -> None:
         """What the request says about the leg itself. No events for these (rooms.md A6)."""
@@ -284,7 +288,10 @@ class Membership:
         async with leg.lock:
             room = self._rooms.of(leg)
             if room is not None and room.is_hidden and not leg.is_over and not self._rooms.services.needs_mix(leg):
-                await self._take_out(leg, room)
+                try:
+                    await self._take_out(leg, room)
+                except RoomtoneError as error:  # it serves as well there
+                    log.info("hidden room kept", leg_id=leg.facts.id, error=str(error))
 
     # ---------------------------------------------------------------------------------------- guests
 
@@ -298,17 +305,20 @@ class Membership:
                 raise CallerError("room was deleted")
             room.guests[guest.id] = guest
             self._mixing.count(room, 1)
+            self._rooms.services.guest_came(room, guest)
         finally:
             room.arrivals -= 1
             self._mixing.release_if_idle(room)
 
     def dismiss(self, room: Room, guest_id: str) -> None:
         """Out of the mix."""
-        if room.guests.pop(guest_id, None) is None:
+        guest = room.guests.pop(guest_id, None)
+        if guest is None:
             return
         if room.worker is not None:
             room.worker.tell(RemoveParticipant(room_id=room.facts.id, leg_id=guest_id))
         self._mixing.count(room, -1)
+        self._rooms.services.guest_left(room, guest)
         self._mixing.release_if_idle(room)
 
     # ---------------------------------------------------------------------------------------- out
@@ -337,14 +347,15 @@ class Membership:
         self._gone(leg, room)
         self._legs.save(leg)
         self._rooms.services.moved(leg, room, None)
+        self._mixing.release_if_idle(room)
 
     def _gone(self, leg: Leg, room: Room) -> None:
+        """Out of the books. The caller tells the services and then lets go of an idle room, in this order."""
         if not room.is_hidden:
             self._legs.publish(leg, "leg.left_room", with_room=True)
         leg.facts.room_id, leg.facts.is_mixed_alone = "", False
         del room.legs[leg.facts.id]
         self._mixing.count(room, -1)
-        self._mixing.release_if_idle(room)
 
 
 def _is_ringing_inbound(leg: Leg) -> bool:

@@ -100,13 +100,14 @@ class Rooms:
         return [room.view() for room in self._rooms.values()]
 
     async def get(self, *, room_id: str) -> dict[str, Any]:
-        return self._get(room_id).view()
+        return self.existing(room_id).view()
 
     async def delete(self, *, room_id: str) -> dict[str, Any]:
-        self.remove(self._get(room_id), "room_deleted")
+        self.remove(self.existing(room_id), "room_deleted")
         return {"status": "deleted"}
 
-    def _get(self, room_id: str) -> Room:
+    def existing(self, room_id: str) -> Room:
+        """Raises CallerError 404."""
         room = self._rooms.get(room_id)
         if room is None:
             raise CallerError("room not found", 404)
@@ -132,8 +133,8 @@ class Rooms:
             for leg in legs:
                 self.legs.hang_up(leg, reason)
             return
-        del self._rooms[facts.id]
         ending = self.services.room_ends(room)
+        del self._rooms[facts.id]
         self.mixing.close(room)
         room.is_deleted = True
         room.legs = {}

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, Protocol
 
 from app.legs.leg import Leg
-from app.rooms.room import Room
+from app.rooms.room import Guest, Room
 from app.supervisor import Order, Worker
 from shm.messages import Command, Row
 
@@ -21,6 +21,8 @@ class Services(Protocol):
     def moved(
         self, leg: Leg, old: Room | None, new: Room | None
     ) -> None: ...  # it is in the mix of `new`; None = of none
+    def guest_came(self, room: Room, guest: Guest) -> None: ...
+    def guest_left(self, room: Room, guest: Guest) -> None: ...
     def leg_ends(self, leg: Leg) -> Awaitable[object] | None: ...  # what `leg.disconnected` has to wait for
     def room_ends(self, room: Room) -> Awaitable[object] | None: ...  # what the end of its webhook has to wait for
     async def end_all(self) -> None: ...
@@ -44,6 +46,10 @@ class NoServices:
         return False
 
     def moved(self, leg: Leg, old: Room | None, new: Room | None) -> None: ...
+
+    def guest_came(self, room: Room, guest: Guest) -> None: ...
+
+    def guest_left(self, room: Room, guest: Guest) -> None: ...
 
     def leg_ends(self, _leg: Leg) -> Awaitable[object] | None:
         return None

@@ -14,11 +14,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 
 from shm.clip import Clip
+from shm.clock import TICKS_PER_SECOND
 from shm.errors import CallerError, ResourceError
 from shm.messages import Event, PlaybackFinished, PlaybackStarted, SetVolume, StartPlayback, StopPlayback
 from workers.audio.tones import parse_tone
 from workers.room.membership import Membership
-from workers.room.sources import TICK_MS, VOLUME_LIMIT, ClipSound, Playback, Sound, ToneSound
+from workers.room.sources import TICK_MS, VOLUME_LIMIT, ClipSound, ConvertedSound, Playback, Sound, ToneSound
 
 
 class Playbacks:
@@ -121,4 +122,6 @@ def _sound(command: StartPlayback, descriptors: Sequence[int], rate_hz: int) -> 
     except (OSError, ValueError) as error:
         os.close(own)
         raise ResourceError(f"not a clip: {error}") from error
-    return ClipSound(clip, rate_hz // 50, command.repeat, command.played_ticks), descriptors[0]
+    clip_rate_hz = command.clip_rate_hz or rate_hz
+    sound: Sound = ClipSound(clip, clip_rate_hz // TICKS_PER_SECOND, command.repeat, command.played_ticks)
+    return sound if clip_rate_hz == rate_hz else ConvertedSound(sound, clip_rate_hz, rate_hz), descriptors[0]

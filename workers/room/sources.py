@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from shm.clip import COMPLETE, FAILED, GROWING, Clip
 from shm.clock import TICKS_PER_SECOND
 from shm.messages import StartPlayback
+from workers.audio.resample import resampler
 from workers.audio.tones import Tone
 from workers.room.mixer import NOWHERE, Indices, Samples
 
@@ -30,7 +31,8 @@ VOLUME_LIMIT = 8
 
 
 class Sound(Protocol):
-    ended: Reason | None
+    @property
+    def ended(self) -> Reason | None: ...
 
     def next_frame(self) -> Samples | None:
         """20 ms; None when there is none (yet, or for ever: then `ended` tells why)."""
@@ -91,6 +93,28 @@ class ClipSound:
             self._cursor = 0
             return self.next_frame()
         return None
+
+
+class ConvertedSound:
+    """A clip made for a room of another rate: its leg has moved."""
+
+    def __init__(self, sound: Sound, from_hz: int, to_hz: int) -> None:
+        self._sound = sound
+        self._convert = resampler(from_hz, to_hz)
+        self._history = np.zeros((1, self._convert.history), np.int16)
+
+    @property
+    def ended(self) -> Reason | None:
+        return self._sound.ended
+
+    def next_frame(self) -> Samples | None:
+        frame = self._sound.next_frame()
+        if frame is None:
+            return None
+        block = frame.reshape(1, -1)
+        converted: Samples = self._convert(self._history, block)[0]
+        self._history = block[:, block.shape[1] - self._convert.history :].copy()
+        return converted
 
 
 class Playback:
