@@ -101,7 +101,8 @@ def _rate_in(parameters: str) -> int:
 
 
 def blocks_of(file: BinaryIO, order: Order) -> tuple[int, Iterator[Samples]]:
-    """The file's rate, and its samples as mono blocks. Raises Undecodable, NotWav, soundfile.LibsndfileError."""
+    """The file's rate, and its samples as mono blocks. `file` is not buffered: the library reads it by its descriptor, which
+    knows nothing of what Python has read ahead. Raises Undecodable, NotWav, soundfile.LibsndfileError."""
     file.seek(0)
     head = file.read(16)
     file.seek(0)
@@ -156,7 +157,6 @@ def _wav_blocks(file: BinaryIO) -> tuple[int, Iterator[Samples]]:
 
 
 def _library_blocks(file: BinaryIO) -> tuple[int, Iterator[Samples]]:
-    os.lseek(file.fileno(), 0, os.SEEK_SET)  # the library knows nothing of what Python has read ahead
     sound = soundfile.SoundFile(file.fileno(), closefd=False)
     if sound.channels > CHANNELS_LIMIT:
         raise Undecodable(f"{sound.channels} channels")
@@ -248,7 +248,11 @@ def _become_decoder(order: Order, file_fd: int, clip_fd: int, answers_fd: int) -
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))
         resource.setrlimit(resource.RLIMIT_DATA, (DATA_LIMIT_BYTES, DATA_LIMIT_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with socket.socket(fileno=answers_fd) as answers, os.fdopen(file_fd, "rb") as file, suppress(OSError):
+        with (
+            socket.socket(fileno=answers_fd) as answers,
+            os.fdopen(file_fd, "rb", buffering=0) as file,
+            suppress(OSError),
+        ):
             _serve(file, order, ClipWriter(descriptor=clip_fd), answers)
     finally:
         os._exit(0)  # nothing of the parent's is to be undone here

@@ -14,6 +14,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -55,7 +56,7 @@ def put(bucket: Bucket, path: str, reach: Reach) -> None:
     """Raises StorageError; OSError when the file cannot be read."""
     try:
         _client(bucket, reach).upload_file(path, bucket.name, bucket.key(path), ExtraArgs={"ContentType": CONTENT_TYPE})
-    except (Boto3Error, BotoCoreError, ClientError, ValueError) as fault:
+    except (Boto3Error, BotoCoreError, ClientError, Forbidden, ValueError) as fault:
         raise StorageError(f"s3: {_words(fault, bucket)}") from None
 
 
@@ -63,7 +64,7 @@ def is_there(bucket: Bucket, path: str, reach: Reach) -> bool:
     """Whether the object exists; False also when nobody will say."""
     try:
         _client(bucket, reach).head_object(Bucket=bucket.name, Key=bucket.key(path))
-    except (Boto3Error, BotoCoreError, ClientError, ValueError):
+    except (Boto3Error, BotoCoreError, ClientError, Forbidden, ValueError):
         return False
     return True
 
@@ -86,6 +87,9 @@ def _client(bucket: Bucket, reach: Reach) -> Any:
         ),
     )
     if bucket.endpoint:
+        host = urlsplit(bucket.endpoint).hostname or ""
+        if (address := plain_address(host)) is not None:  # with a proxy nobody else would look at it
+            reach.check(host, address)
         _guard(client, reach)
     return client
 

@@ -47,7 +47,7 @@ def loudest_hz(samples, rate_hz):
 def wav(samples, rate_hz=16_000, *, tag=1, bits=16, channels=1, data_bytes=None, before_data=b"", fmt_tail=b""):
     """A WAV file of `samples` (bytes), with whatever a test wants to be odd about it."""
     frame_bytes = channels * bits // 8
-    fmt = struct.pack("<HHIIHH", tag, channels, rate_hz, rate_hz * frame_bytes, frame_bytes, bits) + fmt_tail
+    fmt = struct.pack("<HHIIHH", tag, channels, rate_hz, rate_hz * frame_bytes % 2**32, frame_bytes, bits) + fmt_tail
     body = b"WAVE" + b"fmt " + struct.pack("<I", len(fmt)) + fmt + before_data
     body += b"data" + struct.pack("<I", len(samples) if data_bytes is None else data_bytes) + samples
     return b"RIFF" + struct.pack("<I", len(body)) + body
@@ -61,6 +61,7 @@ class Control:
         self.settings = settings
         self.pid = 0
         self.events = []
+        self.acknowledges = True
         self.clips = {}  # clip id -> the descriptors announced
         self.stats = Stats(1, f"test-{secrets.token_hex(4)}")
         self._command_id = secrets.randbelow(10**9)
@@ -104,11 +105,11 @@ class Control:
             while (received := self.channel.receive_with_descriptors()) is not None:
                 message, descriptors = received
                 if isinstance(message, wire.Done | wire.Failed):
-                    self._replies[message.command_id] = message
+                    self._replies.setdefault(message.command_id, []).append(message)
                 else:
                     if isinstance(message, wire.ClipReady):
                         self.clips.setdefault(message.clip_id, []).extend(descriptors)
-                    if getattr(message, "number", 0):
+                    if self.acknowledges and getattr(message, "number", 0):
                         self.channel.send(wire.Acknowledge(number=message.number))
                     self.events.append(message)
         except ChannelClosed:
@@ -127,8 +128,16 @@ class Control:
 
     async def do(self, kind, *, descriptors=(), within=EVENT_S, **fields):
         """Send a command; its Done or Failed."""
-        command = self.send(kind, descriptors=descriptors, **fields)
-        return await self._until(lambda: self._replies.pop(command.command_id, None), within)
+        return await self.answer(self.send(kind, descriptors=descriptors, **fields), within)
+
+    async def answer(self, command, within=EVENT_S):
+        """The next one to this command."""
+
+        def found():
+            waiting = self._replies.get(command.command_id)
+            return waiting.pop(0) if waiting else None
+
+        return await self._until(found, within)
 
     def send(self, kind, *, descriptors=(), **fields):
         self._command_id += 1
