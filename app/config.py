@@ -117,7 +117,8 @@ class Config:
 
     recording_dir: str = RECORDING_DIR
     s3_bucket: str = ""
-    s3_region: str = "us-east-1"
+    s3_region: str = ""  # unset: us-east-1
+    aws_region: str = ""  # of Polly where S3_REGION is unset
     s3_endpoint: str = ""
     s3_prefix: str = ""
     s3_allow_insecure_endpoint: bool = False
@@ -133,7 +134,6 @@ class Config:
     deepgram_agent_base: str = "wss://agent.deepgram.com"
     vapi_api_base: str = "https://api.vapi.ai"
     polly_endpoint: str = ""
-    polly_region: str = "us-east-1"  # S3_REGION, AWS_REGION or the default, the first that is set
     google_tts_base: str = "https://texttospeech.googleapis.com"
     ws_jitter_buffer_ms: int = 0
 
@@ -197,7 +197,8 @@ class Config:
             fetch_allow_private=read.flag("FETCH_ALLOW_PRIVATE", True),
             recording_dir=read.text("RECORDING_DIR") or RECORDING_DIR,
             s3_bucket=read.text("S3_BUCKET"),
-            s3_region=read.text("S3_REGION") or "us-east-1",
+            s3_region=read.text("S3_REGION"),
+            aws_region=read.text("AWS_REGION"),
             s3_endpoint=read.text("S3_ENDPOINT"),
             s3_prefix=read.text("S3_PREFIX"),
             s3_allow_insecure_endpoint=read.flag("S3_ALLOW_INSECURE_ENDPOINT", False),
@@ -213,7 +214,6 @@ class Config:
             deepgram_agent_base=read.text("DEEPGRAM_AGENT_BASE") or "wss://agent.deepgram.com",
             vapi_api_base=read.text("VAPI_API_BASE") or "https://api.vapi.ai",
             polly_endpoint=read.text("POLLY_ENDPOINT"),
-            polly_region=read.text("S3_REGION") or read.text("AWS_REGION") or "us-east-1",
             google_tts_base=read.text("GOOGLE_TTS_BASE") or "https://texttospeech.googleapis.com",
             ws_jitter_buffer_ms=max(0, read.integer("WS_JITTER_BUFFER_MS", 0)),
             warnings=tuple(read.warnings),

@@ -16,6 +16,7 @@ from app.api.application import Api, create_api
 from app.api.legs import leg_operations
 from app.api.operations import overlay
 from app.api.rooms import room_operations
+from app.api.services import service_operations
 from app.api.unbuilt import CONTRACT
 from app.api.vsi import EventSocket
 from app.config import Config
@@ -25,6 +26,7 @@ from app.ledger import Ledger
 from app.logs import outlet
 from app.metrics import Metrics
 from app.rooms.conference import Conference
+from app.services.services import Services
 from app.supervisor import Supervisor
 from shm.instance import Instance
 
@@ -58,13 +60,16 @@ class Control:
         self._supervisor = Supervisor(config, instance)
         self._supervisor.handlers = conference
         conference.attach(self._supervisor)
+        services = Services(conference)
         metrics.watch(
             legs=lambda: [(leg.facts.type, leg.facts.state) for leg in conference.legs],
             rooms=lambda: len(conference.rooms),
             stats=instance.stats,
             stats_rows=self._supervisor.stats_rows,
         )
-        operations = overlay(CONTRACT, [*leg_operations(conference), *room_operations(conference)])
+        operations = overlay(
+            CONTRACT, [*leg_operations(conference), *room_operations(conference), *service_operations(services)]
+        )
         self.api: Api = create_api(
             instance_id=config.instance_id,
             operations=operations,

@@ -25,6 +25,14 @@ CDR: Schema = {
     "properties": {"reason": TEXT, "duration_total": SECONDS, "duration_answered": SECONDS},
     "required": ["reason", "duration_total", "duration_answered"],
 }
+YES_OR_NO: Schema = {"type": "boolean"}
+CHANNELS: Schema = {
+    "type": "object",
+    "additionalProperties": {
+        "type": "object",
+        "properties": {"channel": COUNT, "start_ms": COUNT, "end_ms": COUNT, "file": TEXT},
+    },
+}
 QUALITY: Schema = {
     "type": "object",
     "properties": {
@@ -40,13 +48,16 @@ QUALITY: Schema = {
 class EventType:
     """`always`: fields that are sent even when empty; the others are left out then."""
 
-    scope: Literal["leg", "room", "leg and room", "leg, and room when in one"]
+    scope: Literal["leg", "room", "leg and room", "leg, and room when in one", "leg or room"]
     fired: str
     fields: dict[str, Schema] = field(default_factory=dict)
     always: frozenset[str] = frozenset()
 
 
 _LEG_TYPE = {"leg_type": TEXT}
+_OF_LEG_OR_ROOM: Literal["leg or room"] = "leg or room"
+_FILE = {"file": TEXT}
+_HEARD = {"reason": TEXT, "played_ms": COUNT}  # reason: completed, stopped
 
 CATALOGUE: dict[str, EventType] = {
     "room.created": EventType("room", "a room was created, explicitly or by a leg that joins it"),
@@ -86,4 +97,47 @@ CATALOGUE: dict[str, EventType] = {
     "dtmf.received": EventType("leg", "one digit was completed", {"digit": TEXT, "seq": COUNT}),
     "speaking.started": EventType("leg, and room when in one", "voice activity began"),
     "speaking.stopped": EventType("leg, and room when in one", "voice activity ended"),
+    "playback.started": EventType(_OF_LEG_OR_ROOM, "the first frame is about to play", {"playback_id": TEXT}),
+    "playback.finished": EventType(
+        _OF_LEG_OR_ROOM, "it ended or was stopped", {"playback_id": TEXT, **_HEARD}, frozenset(_HEARD)
+    ),
+    "playback.error": EventType(
+        _OF_LEG_OR_ROOM, "fetching, decoding or playing failed; it is over", {"playback_id": TEXT, "error": TEXT}
+    ),
+    "tts.started": EventType(_OF_LEG_OR_ROOM, "the first frame of speech is about to play", {"tts_id": TEXT}),
+    "tts.finished": EventType(
+        _OF_LEG_OR_ROOM, "it ended or was stopped", {"tts_id": TEXT, **_HEARD}, frozenset(_HEARD)
+    ),
+    "tts.error": EventType(
+        _OF_LEG_OR_ROOM,
+        "synthesis or playing failed",
+        {"tts_id": TEXT, "error": TEXT, "category": TEXT},
+        frozenset({"category"}),
+    ),
+    "recording.started": EventType(_OF_LEG_OR_ROOM, "recording has begun", _FILE),
+    "recording.finished": EventType(
+        _OF_LEG_OR_ROOM,
+        "the file is final and stored",
+        {**_FILE, "multi_channel_file": TEXT, "channels": CHANNELS, "omitted_legs": {"type": "array", "items": TEXT}},
+        frozenset(_FILE),
+    ),
+    "recording.paused": EventType(_OF_LEG_OR_ROOM, "silence is recorded from now on", _FILE),
+    "recording.resumed": EventType(_OF_LEG_OR_ROOM, "recording goes on", _FILE),
+    "stt.text": EventType(
+        "leg and room",
+        "words were recognised; without a room where only the leg is transcribed",
+        {
+            "text": TEXT,
+            "is_final": YES_OR_NO,
+            "speech_final": YES_OR_NO,
+            "audio_start_ms": COUNT,
+            "audio_end_ms": COUNT,
+        },
+        frozenset({"text", "is_final", "speech_final"}),
+    ),
+    "stt.error": EventType("leg and room", "a provider's session failed", {"error": TEXT}),
+    "agent.connected": EventType(_OF_LEG_OR_ROOM, "the provider's session is up", {"conversation_id": TEXT}),
+    "agent.disconnected": EventType(_OF_LEG_OR_ROOM, "the session is over; once for each agent started"),
+    "agent.user_transcript": EventType(_OF_LEG_OR_ROOM, "what the agent understood", {"text": TEXT}),
+    "agent.agent_response": EventType(_OF_LEG_OR_ROOM, "what the agent answered", {"text": TEXT}),
 }

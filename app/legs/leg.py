@@ -38,6 +38,7 @@ class LegFacts(msgspec.Struct, omit_defaults=True, kw_only=True):
     type: LegType
     state: State = "ringing"
     room_id: str = ""
+    is_mixed_alone: bool = False  # in no room, but in the mix of one hidden for its services
     joined_ns: int = 0  # orders a room's participants
     wished_room_id: str = ""  # to be joined on early media or connect, once
     muted: bool = False
@@ -58,6 +59,7 @@ class LegFacts(msgspec.Struct, omit_defaults=True, kw_only=True):
     connected_ns: int = 0
     max_duration_s: int = 0
     deadlines_ns: dict[str, int] = {}  # disconnect reason -> instant
+    farewell: dict[str, Any] | None = None  # `leg.disconnected`, which waits for a recording to be finished
     path: AudioPath | None = None
     media: Media | None = None
 

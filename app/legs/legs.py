@@ -5,6 +5,7 @@ Owns: the registry of legs, their deadlines, the one way a leg ends, tasks that 
 
 Rules
 1. `end` is the only way out and happens without waiting: services, room, then `leg.disconnected`, once, whatever races.
+   Only that last event waits, FAREWELL_LIMIT_S at most, for a recording of the leg to be finished (events.md 2.6).
 2. A leg we hang up ourselves is kept in `leaving` until sip has confirmed, so that a sip process restarted in between
    still learns the dialog it must say BYE in.
 
@@ -12,7 +13,7 @@ Not here: requests -> `dialling.py`, `answering.py`, `control.py`; what sip and 
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import structlog
@@ -30,11 +31,13 @@ from app.supervisor import Supervisor
 from shm.bank import Bank
 from shm.clock import monotonic_ns
 from shm.errors import CallerError, RoomtoneError
-from shm.messages import Command, Hangup, Reject
+from shm.messages import Command, Hangup, Reject, Row
 
 log = structlog.get_logger("legs")
 BUILT_CODECS = ("PCMU", "PCMA", "G722", "L16")
 DECLINED, UNAVAILABLE = 603, 503
+FAREWELL_LIMIT_S = 15.0
+FAREWELL_SETTLE_S = 2.0  # what a predecessor waited for comes soon after the workers are met
 
 
 class Rooming(Protocol):
@@ -44,7 +47,7 @@ class Rooming(Protocol):
     def seat(self, room_id: str) -> tuple[int, int | None]: ...  # rate in Hz and phase, as far as known
     async def join_wished(self, leg: Leg) -> None: ...
     async def refresh(self, leg: Leg) -> None: ...  # muted or deaf has changed
-    def leave(self, leg: Leg) -> None: ...  # the leg ends
+    def leave(self, leg: Leg) -> Awaitable[object] | None: ...  # the leg ends; what its last event has to wait for
     def neighbours(self, leg: Leg) -> Iterable[Leg]: ...
 
 
@@ -75,6 +78,7 @@ class Legs:
         self.leaving: dict[str, Leg] = {}
         self._banks = banks
         self._legs: dict[str, Leg] = {}
+        self._parting: dict[str, Leg] = {}  # over, but for the last event
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __iter__(self) -> Iterator[Leg]:
@@ -152,7 +156,7 @@ class Legs:
     def is_misplaced(self, leg: Leg) -> bool:
         """In no room, going to none, and not on a row of its codec's rate."""
         facts = leg.facts
-        if leg.is_over or facts.path is None or facts.room_id or facts.wished_room_id:
+        if leg.is_over or facts.path is None or facts.room_id or facts.wished_room_id or facts.is_mixed_alone:
             return False
         return facts.path.row.rate_hz != self.paths.idle_rate_hz(leg)
 
@@ -213,8 +217,7 @@ class Legs:
         if facts.wished_room_id and facts.type == "sip_inbound":
             self._give_up_wish(leg, reason)
         self.fall_silent(leg)
-        if facts.room_id:
-            self.rooms.leave(leg)
+        ending = self.rooms.leave(leg)
         leg.is_over = True
         facts.state = "hung_up"
         self.arm(leg)
@@ -222,12 +225,30 @@ class Legs:
         total_s = (now - facts.created_ns) / 1e9
         answered_s = (now - facts.connected_ns) / 1e9 if facts.connected_ns else 0
         cdr = {"reason": reason, "duration_total": round(total_s, 2), "duration_answered": round(answered_s, 2)}
-        self.publish(leg, "leg.disconnected", cdr=cdr, quality=self._quality(leg))
+        facts.farewell = {"cdr": cdr, "quality": self._quality(leg)}
         self.metrics.leg_ended(facts.type, reason, answered_s=answered_s, total_s=total_s)
-        self.webhooks.unregister_leg(facts.id)
-        self.ledger.drop("leg", facts.id)
         self._legs.pop(facts.id, None)
         self.paths.close(leg)
+        if ending is None:
+            self._say_farewell(leg)
+        else:
+            self.ledger.put("leg", facts.id, facts)
+            self._parting[facts.id] = leg
+            self.spawn(self._say_farewell_after(ending, leg))
+
+    async def _say_farewell_after(self, ending: Awaitable[object], leg: Leg) -> None:
+        await asyncio.wait({asyncio.ensure_future(ending)}, timeout=FAREWELL_LIMIT_S)
+        self._say_farewell(leg)
+
+    def _say_farewell(self, leg: Leg) -> None:
+        facts = leg.facts
+        self._parting.pop(facts.id, None)
+        if facts.farewell is None:
+            return
+        self.publish(leg, "leg.disconnected", **facts.farewell)
+        facts.farewell = None
+        self.webhooks.unregister_leg(facts.id)
+        self.ledger.drop("leg", facts.id)
 
     def _give_up_wish(self, leg: Leg, reason: str) -> None:
         if leg.joined is not None and not leg.joined.done():
@@ -251,12 +272,22 @@ class Legs:
             self.hang_up(leg, reason, UNAVAILABLE)
         while self.leaving:
             await asyncio.wait(set(self._tasks), return_when=asyncio.FIRST_COMPLETED)
+        for leg in list(self._parting.values()):
+            self._say_farewell(leg)
 
     # ---------------------------------------------------------------------------------------- a new control process
 
-    def load(self) -> list[Leg]:
-        """What the predecessor's ledger knows. Their timers start once it is known that they are still there."""
-        self._legs = {leg_id: Leg(facts) for leg_id, facts in self.ledger.load("leg", LegFacts).items()}
+    def load(self, rows: Iterable[Row] = ()) -> list[Leg]:
+        """What the predecessor's ledger knows. Their timers start once it is known that they are still there.
+
+        `rows`: in use by others than legs."""
+        known = [Leg(facts) for facts in self.ledger.load("leg", LegFacts).values()]
+        self._legs = {leg.facts.id: leg for leg in known if leg.facts.farewell is None}
+        for leg in known:
+            if leg.facts.farewell is not None:
+                leg.is_over = True
+                self._parting[leg.facts.id] = leg
+                self.spawn(self._say_farewell_after(asyncio.sleep(FAREWELL_SETTLE_S), leg))
         legs = list(self._legs.values())
-        self.paths.resume(legs)
+        self.paths.resume(legs, rows)
         return legs

@@ -12,6 +12,8 @@ Rules
 Not here: why a leg moves -> `app/rooms/`; what rtp does -> `workers/rtp/`.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from app.config import Config
@@ -181,13 +183,13 @@ class Paths:
         self.rows.give_back(path.row)
         self.ports.give_back(path.port)
 
-    def resume(self, legs: list[Leg]) -> None:
-        """In a new control process: the paths of these legs are in use."""
+    def resume(self, legs: list[Leg], rows: Iterable[Row]) -> None:
+        """In a new control process: the paths of these legs are in use, and these rows besides."""
         paths = [leg.facts.path for leg in legs if leg.facts.path is not None]
         self.load = [0] * (max((path.rtp_index for path in paths), default=-1) + 1)
         for path in paths:
             self.load[path.rtp_index] += 1
-        self.rows.resume(path.row for path in paths)
+        self.rows.resume([*(path.row for path in paths), *rows])
         self.ports.resume(path.port for path in paths)
 
 

@@ -23,7 +23,7 @@ from app.metrics import Metrics
 from app.rooms.membership import Membership
 from app.rooms.recovery import Recovery
 from app.rooms.rooms import Rooms
-from app.supervisor import Supervisor, Worker
+from app.supervisor import Order, Supervisor, Worker
 from shm.bank import Bank
 from shm.messages import Command
 
@@ -72,15 +72,19 @@ class Conference:
         self.recovery = Recovery(self.legs, self.rooms, self.membership, self.answering)
 
     async def end_all(self, reason: str = "shutdown") -> None:
-        """Hang everybody up, with events; returns when sip has been told of all."""
+        """Hang everybody up, with events; returns when sip has been told of all and recordings are in their files."""
+        await self.rooms.services.end_all()
         await self.legs.end_all(reason)
 
     # ---------------------------------------------------------------------------------------- Handlers
 
-    def on_event(self, _worker: Worker, event: Any, _descriptors: Sequence[int] = ()) -> None:
-        self._signals.take(event)
+    def on_event(self, worker: Worker, event: Any, descriptors: Sequence[int] = ()) -> None:
+        if worker.kind in ("room", "stream"):
+            self.rooms.services.take(worker, event, descriptors)
+        else:
+            self._signals.take(event)
 
-    def replay(self, worker: Worker) -> Iterable[Command]:
+    def replay(self, worker: Worker) -> Iterable[Command | Order]:
         return self.recovery.replay(worker)
 
     def reconcile(self, worker: Worker, inventory: list[Any]) -> None:
@@ -89,8 +93,10 @@ class Conference:
     def worker_restarted(self, worker: Worker) -> None:
         if worker.kind == "sip":
             self._signals.sip_restarted()
+        elif worker.kind == "stream":
+            self.rooms.services.stream_restarted(worker)
 
     def room_is_hopeless(self, room_id: str) -> None:
-        room = self.rooms.find(room_id)
+        room = self.rooms.mixed(room_id)
         if room is not None:
             self.rooms.remove(room, "mixer_panic")

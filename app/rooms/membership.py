@@ -20,10 +20,11 @@ from msgspec import UNSET
 
 from app.legs.answering import Answering
 from app.legs.leg import Leg
+from app.legs.legs import log
 from app.legs.requests import check_room_id
 from app.rooms.mixing import confirmed
 from app.rooms.requests import AddLeg, check_streams
-from app.rooms.room import Room
+from app.rooms.room import Guest, Room
 from app.rooms.rooms import Rooms
 from shm.clock import tick_now
 from shm.errors import CallerError, ResourceError, RoomtoneError
@@ -156,12 +157,12 @@ class Membership:
     async def refresh(self, leg: Leg) -> None:
         """Tell the mix that `muted` or `deaf` has changed."""
         facts = leg.facts
-        room = self._rooms.find(facts.room_id)
+        room = self._rooms.of(leg)
         if room is None or room.worker is None or leg.is_over:
             return
         await room.worker.call(
             SetParticipant(
-                room_id=facts.room_id,
+                room_id=room.facts.id,
                 leg_id=facts.id,
                 muted=facts.muted,
                 deaf=facts.deaf,
@@ -169,14 +170,18 @@ class Membership:
             )
         )
 
-    def leave(self, leg: Leg) -> None:
-        """The leg ends: out of its room at once."""
-        room = self._rooms.find(leg.facts.room_id)
-        if room is None:
-            return
-        if room.worker is not None:
-            room.worker.tell(self._exit(room, leg))
-        self._gone(leg, room)
+    def leave(self, leg: Leg) -> Awaitable[object] | None:
+        """The leg ends: its services, then out of its room at once."""
+        ending = self._rooms.services.leg_ends(leg)
+        room = self._rooms.of(leg)
+        if room is not None:
+            if room.worker is not None:
+                room.worker.tell(self._exit(room, leg))
+            self._gone(leg, room)
+            self._rooms.services.moved(leg, room, None)
+            self._mixing.release_if_idle(room)
+        self._rooms.drop_hidden(leg)
+        return ending
 
     def neighbours(self, leg: Leg) -> Iterable[Leg]:
         room = self._rooms.find(leg.facts.room_id)
@@ -187,7 +192,7 @@ class Membership:
     async def _bring(self, leg: Leg, room: Room, request: AddLeg) -> None:
         """Into `room`, out of the one it is in. Raises CallerError, ResourceError; then all is as it was."""
         paths = self._legs.paths
-        old = self._rooms.find(leg.facts.room_id)
+        old = self._rooms.of(leg)
         room.arrivals += 1
         try:
             worker = await self._mixing.open(room)
@@ -243,12 +248,17 @@ class Membership:
         if old is not None:
             self._gone(leg, old)
         self._apply(leg, request)
-        leg.facts.room_id = room.facts.id
+        leg.facts.room_id = "" if room.is_hidden else room.facts.id
+        leg.facts.is_mixed_alone = room.is_hidden
         leg.facts.joined_ns = self._legs.clock()
         room.legs[leg.facts.id] = leg
         self._mixing.count(room, 1)
         self._legs.save(leg)
-        self._legs.publish(leg, "leg.joined_room", with_room=True)
+        if not room.is_hidden:
+            self._legs.publish(leg, "leg.joined_room", with_room=True)
+        self._rooms.services.moved(leg, old, room)
+        if old is not None:
+            self._mixing.release_if_idle(old)
 
     def _apply(self, leg: Leg, request: AddLeg) -> None:
         """What the request says about the leg itself. No events for these (rooms.md A6)."""
@@ -263,6 +273,54 @@ class Membership:
             facts.role = request.role
         self._legs.follow_speech(leg)
 
+    # ---------------------------------------------------------------------------------------- services of a leg in no room
+
+    async def mixed_room(self, leg: Leg) -> Room:
+        """The room whose mix the leg is in; a hidden one is made where it is in none. The caller holds the leg's lock."""
+        room = self._rooms.of(leg)
+        if room is None:
+            room = self._rooms.hidden(leg)
+            await self._bring(leg, room, AddLeg())
+        return room
+
+    async def leave_hidden(self, leg: Leg) -> None:
+        """Where no service of the leg needs it any more."""
+        async with leg.lock:
+            room = self._rooms.of(leg)
+            if room is not None and room.is_hidden and not leg.is_over and not self._rooms.services.needs_mix(leg):
+                try:
+                    await self._take_out(leg, room)
+                except RoomtoneError as error:  # it serves as well there
+                    log.info("hidden room kept", leg_id=leg.facts.id, error=str(error))
+
+    # ---------------------------------------------------------------------------------------- guests
+
+    async def admit(self, room: Room, guest: Guest) -> None:
+        """Into the mix. Raises ResourceError; CallerError when the room is gone meanwhile."""
+        room.arrivals += 1
+        try:
+            worker = await self._mixing.open(room)
+            await worker.call(room.guest_entry(guest))
+            if room.is_deleted:
+                raise CallerError("room was deleted")
+            room.guests[guest.id] = guest
+            self._mixing.count(room, 1)
+            self._rooms.services.guest_came(room, guest)
+        finally:
+            room.arrivals -= 1
+            self._mixing.release_if_idle(room)
+
+    def dismiss(self, room: Room, guest_id: str) -> None:
+        """Out of the mix."""
+        guest = room.guests.pop(guest_id, None)
+        if guest is None:
+            return
+        if room.worker is not None:
+            room.worker.tell(RemoveParticipant(room_id=room.facts.id, leg_id=guest_id))
+        self._mixing.count(room, -1)
+        self._rooms.services.guest_left(room, guest)
+        self._mixing.release_if_idle(room)
+
     # ---------------------------------------------------------------------------------------- out
 
     @staticmethod
@@ -270,8 +328,11 @@ class Membership:
         return RemoveParticipant(room_id=room.facts.id, leg_id=leg.facts.id, at_tick=at_tick or _after_move(leg))
 
     async def _take_out(self, leg: Leg, room: Room) -> None:
-        """Out of `room` into none, onto a row of the leg's own rate if there is one."""
+        """Out of `room` into none, onto a row of the leg's own rate if there is one; where services go on, into a hidden one."""
         paths = self._legs.paths
+        if not room.is_hidden and self._rooms.services.needs_mix(leg):
+            await self._bring(leg, self._rooms.hidden(leg), AddLeg())
+            return
         assert leg.facts.path is not None
         try:
             row = paths.row_at(leg, paths.idle_rate_hz(leg))
@@ -285,13 +346,16 @@ class Membership:
             raise CallerError("leg not found")
         self._gone(leg, room)
         self._legs.save(leg)
+        self._rooms.services.moved(leg, room, None)
+        self._mixing.release_if_idle(room)
 
     def _gone(self, leg: Leg, room: Room) -> None:
-        self._legs.publish(leg, "leg.left_room", with_room=True)
-        leg.facts.room_id = ""
+        """Out of the books. The caller tells the services and then lets go of an idle room, in this order."""
+        if not room.is_hidden:
+            self._legs.publish(leg, "leg.left_room", with_room=True)
+        leg.facts.room_id, leg.facts.is_mixed_alone = "", False
         del room.legs[leg.facts.id]
         self._mixing.count(room, -1)
-        self._mixing.release_if_idle(room)
 
 
 def _is_ringing_inbound(leg: Leg) -> bool:

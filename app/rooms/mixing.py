@@ -19,6 +19,7 @@ from app.rooms.room import NO_PHASE, Room
 from app.supervisor import Supervisor, Worker
 from shm.clock import PHASES
 from shm.errors import CallerError
+from shm.messages import CloseRoom
 
 
 async def confirmed(*calls: Awaitable[Any]) -> None:
@@ -32,7 +33,11 @@ async def confirmed(*calls: Awaitable[Any]) -> None:
 
 
 class Mixing:
-    def __init__(self, supervisor: Supervisor, save: Callable[[Room], None]) -> None:
+    def __init__(
+        self, supervisor: Supervisor, save: Callable[[Room], None], is_finishing: Callable[[str], bool]
+    ) -> None:
+        """`is_finishing`: whether a recording still ends in the worker of the room of that id."""
+        self._is_finishing = is_finishing
         self._supervisor = supervisor
         self._save = save
         self._latest: WeakValueDictionary[str, Room] = WeakValueDictionary()
@@ -49,14 +54,14 @@ class Mixing:
 
     async def _open(self, room: Room) -> Worker:
         try:
-            worker = await self._supervisor.room_worker(room.facts.id)
+            worker = await self._supervisor.room_worker(room.facts.id, shared=room.is_hidden)
         finally:
             room.opening = None
         if room.is_deleted:
             if self._latest.get(room.facts.id) is room:  # no new room of this name asked for the worker
                 self._supervisor.release_room(room.facts.id, at_once=True)
             raise CallerError("room was deleted")
-        if not room.legs and (worker is not room.last_worker or room.facts.phase == NO_PHASE):
+        if not room.size and (worker is not room.last_worker or room.facts.phase == NO_PHASE):
             room.facts.phase = min(self._supervisor.phases_of(worker), key=self.loads.__getitem__)
             self._save(room)
         self.adopt(room, worker)
@@ -66,7 +71,7 @@ class Mixing:
     def adopt(self, room: Room, worker: Worker) -> None:
         """`worker` mixes the room from now on."""
         if room.worker is None:
-            self.loads[room.facts.phase] += 1 + len(room.legs)
+            self.loads[room.facts.phase] += 1 + room.size
         room.worker = room.last_worker = worker
 
     async def opened(self, room: Room) -> None:
@@ -80,16 +85,21 @@ class Mixing:
             self.loads[room.facts.phase] += change
 
     def release_if_idle(self, room: Room) -> None:
-        if not room.legs and not room.arrivals and room.worker is not None:
+        is_idle = not room.size and not room.arrivals
+        if is_idle and room.worker is not None and not self._is_finishing(room.facts.id):
             self._let_go(room)
             self._supervisor.release_room(room.facts.id)
 
     def close(self, room: Room) -> None:
         """The room is deleted; call it while its legs still count."""
+        worker = room.worker
         self._let_go(room)
-        self._supervisor.release_room(room.facts.id, at_once=True)
+        if worker is not None and self._is_finishing(room.facts.id):
+            worker.tell(CloseRoom(room_id=room.facts.id))  # its worker is released once that is done
+        else:
+            self._supervisor.release_room(room.facts.id, at_once=True)
 
     def _let_go(self, room: Room) -> None:
         if room.worker is not None:
-            self.loads[room.facts.phase] -= 1 + len(room.legs)
+            self.loads[room.facts.phase] -= 1 + room.size
         room.worker = room.opened = None

@@ -20,7 +20,7 @@ from app.legs.legs import Legs
 from app.rooms.membership import Membership
 from app.rooms.room import NO_PHASE, Room
 from app.rooms.rooms import Rooms
-from app.supervisor import Worker
+from app.supervisor import Order, Worker
 from shm.errors import RoomtoneError
 from shm.messages import (
     CloseLeg,
@@ -47,49 +47,57 @@ class Recovery:
         self._rooms = rooms
         self._membership = membership
         self._answering = answering
-        self._replays: dict[str, Callable[[Worker], Iterator[Command]]] = {
+        self._replays: dict[str, Callable[[Worker], Iterator[Command | Order]]] = {
             "sip": self._dialogs,
             "rtp": self._paths,
             "room": self._mixes,
-            "stream": lambda _worker: iter(()),
+            "stream": self._nothing,
         }
         self._reconciles: dict[str, Callable[[Worker, list[Any]], None]] = {
             "sip": self._reconcile_calls,
             "rtp": self._reconcile_paths,
             "room": self._reconcile_mixes,
-            "stream": lambda _worker, _inventory: None,
+            "stream": self._reconcile_sessions,
         }
 
     # ---------------------------------------------------------------------------------------- a fresh worker
 
-    def replay(self, worker: Worker) -> Iterable[Command]:
+    def replay(self, worker: Worker) -> Iterable[Command | Order]:
         """Everything a fresh process of that name must know."""
         return self._replays[worker.kind](worker)
 
-    def _dialogs(self, _worker: Worker) -> Iterator[Command]:
+    def _dialogs(self, _worker: Worker) -> Iterator[Command | Order]:
         for leg in (*self._legs, *self._legs.leaving.values()):
             if leg.dialog is not None:
                 yield RestoreDialog(dialog=leg.dialog)
 
-    def _paths(self, worker: Worker) -> Iterator[Command]:
+    def _paths(self, worker: Worker) -> Iterator[Command | Order]:
         for leg in self._legs:
             if leg.facts.path is not None and leg.facts.path.rtp_index == worker.index:
                 yield self._legs.paths.reopening(leg)
 
-    def _mixes(self, worker: Worker) -> Iterator[Command]:
+    def _mixes(self, worker: Worker) -> Iterator[Command | Order]:
         for room_id in self._legs.supervisor.rooms_on(worker):
-            room = self._rooms.find(room_id)
+            room = self._rooms.mixed(room_id)
             if room is not None and room.facts.phase != NO_PHASE:
                 self._rooms.mixing.adopt(room, worker)
                 yield room.opening_command()
                 yield from room.entries()
+            yield from self._rooms.services.replay(room_id, room)
+
+    @staticmethod
+    def _nothing(_worker: Worker) -> Iterator[Command | Order]:
+        """What hung on the connections of a dead stream process is over."""
+        yield from ()
 
     # ---------------------------------------------------------------------------------------- a new control
 
     def load(self) -> None:
         """Before any worker is met."""
-        self._legs.load()
+        services = self._rooms.services
+        self._legs.load(services.rows())
         self._rooms.load()
+        services.load()
 
     def reconcile(self, worker: Worker, inventory: list[Any]) -> None:
         """`worker` was alive before us and has told what it has."""
@@ -97,9 +105,10 @@ class Recovery:
 
     def resume(self) -> None:
         """All workers are met or started: go on with what the predecessor had begun."""
-        for room in self._rooms.all():
-            if room.legs and room.worker is None:
+        for room in self._rooms.all_mixed():
+            if room.size and room.worker is None:
                 self._legs.spawn(self._reopen(room))
+        self._rooms.services.resume()
         for leg in self._legs:
             self._legs.arm(leg)
             if leg.facts.wished_room_id and leg.facts.state in ("early_media", "connected"):
@@ -114,6 +123,8 @@ class Recovery:
             return
         for entry in room.entries():
             worker.tell(entry)
+        for one in self._rooms.services.replay(room.facts.id, room):
+            worker.tell(*(one if isinstance(one, Order) else Order(one)))
 
     def _reconcile_calls(self, worker: Worker, inventory: list[SipInventoryPart]) -> None:
         calls = {call.leg_id: call for part in inventory for call in part.calls}
@@ -156,28 +167,36 @@ class Recovery:
         for leg_id in found:
             worker.tell(CloseLeg(leg_id=leg_id))
 
+    def _reconcile_sessions(self, worker: Worker, inventory: list[Any]) -> None:
+        self._rooms.services.reconcile_stream(worker, inventory)
+
     def _reconcile_mixes(self, worker: Worker, inventory: list[RoomInventoryPart]) -> None:
         mixed: dict[str, dict[str, MixParticipant]] = {}
         for part in inventory:
             if not part.room_id:
                 continue
             mixed.setdefault(part.room_id, {}).update({one.leg_id: one for one in part.participants})
-            room = self._rooms.find(part.room_id)
-            if room is None or not room.legs:
-                self._legs.supervisor.release_room(part.room_id, at_once=True)
+            room = self._rooms.mixed(part.room_id)
+            is_finishing = self._rooms.services.is_finishing(part.room_id)
+            if room is None or not (room.size or is_finishing):
+                if not is_finishing:
+                    self._legs.supervisor.release_room(part.room_id, at_once=True)
                 continue
             room.facts.phase = part.phase
             self._rooms.mixing.adopt(room, worker)
+        self._rooms.services.reconcile_room(worker, inventory)
         for room_id, present in mixed.items():
-            room = self._rooms.find(room_id)
+            room = self._rooms.mixed(room_id)
             if room is not None and room.worker is worker:
                 self._reconcile_mix(worker, room, present)
 
     @staticmethod
     def _reconcile_mix(worker: Worker, room: Room, present: dict[str, MixParticipant]) -> None:
-        for leg_id in present.keys() - room.legs.keys():
+        for leg_id in present.keys() - room.legs.keys() - room.guests.keys():
             worker.tell(RemoveParticipant(room_id=room.facts.id, leg_id=leg_id))
         for entry in room.entries():
-            wished = MixParticipant(leg_id=entry.leg_id, row=entry.row, muted=entry.muted, deaf=entry.deaf)
+            wished = MixParticipant(
+                leg_id=entry.leg_id, row=entry.row, muted=entry.muted, deaf=entry.deaf, has_track=entry.has_track
+            )
             if present.get(entry.leg_id) != wished:
                 worker.tell(entry)

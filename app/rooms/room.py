@@ -3,7 +3,9 @@
 Runs in: control.
 Owns: the fields of a room and how the API shows them (contract rooms.md section A1).
 
-Rule: `legs` is in join order and says who is in the mix; `worker` is None exactly while nobody is or is coming.
+Rules
+1. `legs` is in join order and says with `guests` who is in the mix; `worker` is None exactly while nobody is or is coming.
+2. A hidden room is one leg's own, while it is in no room and something plays to it or listens to it. The API knows it not.
 """
 
 import asyncio
@@ -23,20 +25,55 @@ class RoomFacts(msgspec.Struct, omit_defaults=True, kw_only=True):
     rate_hz: int
     app_id: str = ""
     phase: int = NO_PHASE  # of its latest mixing; kept while its worker may still be the same
+    hides_leg_id: str = ""  # a hidden room's only leg
+
+
+class Guest(msgspec.Struct, frozen=True):
+    """A participant that is no leg: an agent, or a room-WebSocket client (`is_client`)."""
+
+    id: str
+    row: Row
+    is_client: bool = False
+    is_deaf: bool = False
 
 
 class Room:
-    __slots__ = ("__weakref__", "arrivals", "facts", "is_deleted", "last_worker", "legs", "opened", "opening", "worker")
+    __slots__ = (
+        "__weakref__",
+        "arrivals",
+        "facts",
+        "guests",
+        "is_deleted",
+        "last_worker",
+        "legs",
+        "opened",
+        "opening",
+        "worker",
+    )
 
     def __init__(self, facts: RoomFacts) -> None:
         self.facts = facts
         self.legs: dict[str, Leg] = {}
-        self.arrivals = 0  # legs on their way in
+        self.guests: dict[str, Guest] = {}
+        self.arrivals = 0  # participants on their way in
         self.worker: Worker | None = None
         self.last_worker: Worker | None = None
         self.opening: asyncio.Task[Worker] | None = None
         self.opened: asyncio.Task[Any] | None = None  # the answer to OpenRoom
         self.is_deleted = False
+
+    @property
+    def is_hidden(self) -> bool:
+        return bool(self.facts.hides_leg_id)
+
+    @property
+    def size(self) -> int:
+        return len(self.legs) + len(self.guests)
+
+    @property
+    def is_occupied(self) -> bool:
+        """Rooms.md L3."""
+        return bool(self.legs) or any(guest.is_client for guest in self.guests.values())
 
     def view(self) -> dict[str, Any]:
         """The room object of the API."""
@@ -58,10 +95,16 @@ class Room:
             room_id=self.facts.id, leg_id=leg.facts.id, row=row, muted=muted, deaf=deaf, at_tick=at_tick
         )
 
+    def guest_entry(self, guest: Guest) -> AddParticipant:
+        return AddParticipant(
+            room_id=self.facts.id, leg_id=guest.id, row=guest.row, deaf=guest.is_deaf, has_track=guest.is_client
+        )
+
     def entries(self) -> list[AddParticipant]:
         """Everybody in the mix, for a worker that knows nobody."""
-        return [
+        legs = [
             self.entry(leg, leg.facts.path.row, muted=leg.facts.muted, deaf=leg.facts.deaf)
             for leg in self.legs.values()
             if leg.facts.path is not None
         ]
+        return legs + [self.guest_entry(guest) for guest in self.guests.values()]

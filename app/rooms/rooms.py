@@ -11,20 +11,27 @@ Not here: coming and going of legs -> `membership.py`.
 """
 
 import uuid
+from collections.abc import Awaitable
 from typing import Any
 
+from app.legs.leg import Leg
 from app.legs.legs import Legs
 from app.rooms.mixing import Mixing
 from app.rooms.requests import CreateRoom, check_new_room
 from app.rooms.room import Room, RoomFacts
-from shm.errors import CallerError
+from app.rooms.services import NoServices, Services
+from shm.errors import CallerError, ResourceError
+
+HIDDEN_PREFIX = "leg "
 
 
 class Rooms:
     def __init__(self, legs: Legs) -> None:
         self.legs = legs
-        self.mixing = Mixing(legs.supervisor, self.save)
+        self.services: Services = NoServices()
+        self.mixing = Mixing(legs.supervisor, self.save, self._is_finishing)
         self._rooms: dict[str, Room] = {}
+        self._hidden: dict[str, Room] = {}  # by the id of their leg, whether it is in there or not
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -32,8 +39,47 @@ class Rooms:
     def find(self, room_id: str) -> Room | None:
         return self._rooms.get(room_id)
 
-    def all(self) -> list[Room]:
-        return list(self._rooms.values())
+    # ---------------------------------------------------------------------------------------- hidden rooms
+
+    def mixed(self, room_id: str) -> Room | None:
+        """The room of that id as room workers know it: hidden ones too."""
+        return self._rooms.get(room_id) or self._hidden.get(room_id.removeprefix(HIDDEN_PREFIX))
+
+    def all_mixed(self) -> list[Room]:
+        return [*self._rooms.values(), *self._hidden.values()]
+
+    def of(self, leg: Leg) -> Room | None:
+        """The room whose mix the leg is in, be it hidden."""
+        if leg.facts.is_mixed_alone:
+            return self._hidden.get(leg.facts.id)
+        return self._rooms.get(leg.facts.room_id)
+
+    def hidden(self, leg: Leg) -> Room:
+        """The leg's own room, at the rate of its codec. Raises ResourceError."""
+        rate_hz = self.legs.paths.idle_rate_hz(leg)
+        room = self._hidden.get(leg.facts.id)
+        if room is not None and room.facts.rate_hz != rate_hz and not room.size:
+            self.drop_hidden(leg)
+            room = None
+        if room is None:
+            room_id = HIDDEN_PREFIX + leg.facts.id
+            if room_id in self._rooms:
+                raise ResourceError(f"somebody called a room {room_id}")
+            room = Room(RoomFacts(id=room_id, rate_hz=rate_hz, hides_leg_id=leg.facts.id))
+            self._hidden[leg.facts.id] = room
+            self.save(room)
+        return room
+
+    def drop_hidden(self, leg: Leg) -> None:
+        """The leg ends, and with it the room that it may have had."""
+        room = self._hidden.pop(leg.facts.id, None)
+        if room is not None:
+            self.mixing.close(room)
+            room.is_deleted = True
+            self.legs.ledger.drop("room", room.facts.id)
+
+    def _is_finishing(self, room_id: str) -> bool:
+        return self.services.is_finishing(room_id)
 
     def save(self, room: Room) -> None:
         if not room.is_deleted:
@@ -44,7 +90,7 @@ class Rooms:
     async def create(self, *, request: CreateRoom) -> dict[str, Any]:
         check_new_room(request)
         room_id = request.id or str(uuid.uuid4())
-        if room_id in self._rooms:
+        if self.mixed(room_id) is not None:
             raise CallerError("room already exists", 409)
         if request.webhook_url:
             self.legs.webhooks.register_room(room_id, request.webhook_url, request.webhook_secret)
@@ -54,13 +100,14 @@ class Rooms:
         return [room.view() for room in self._rooms.values()]
 
     async def get(self, *, room_id: str) -> dict[str, Any]:
-        return self._get(room_id).view()
+        return self.existing(room_id).view()
 
     async def delete(self, *, room_id: str) -> dict[str, Any]:
-        self.remove(self._get(room_id), "room_deleted")
+        self.remove(self.existing(room_id), "room_deleted")
         return {"status": "deleted"}
 
-    def _get(self, room_id: str) -> Room:
+    def existing(self, room_id: str) -> Room:
+        """Raises CallerError 404."""
         room = self._rooms.get(room_id)
         if room is None:
             raise CallerError("room not found", 404)
@@ -82,6 +129,11 @@ class Rooms:
     def remove(self, room: Room, reason: str) -> None:
         """The room and the calls in it end."""
         facts, legs = room.facts, list(room.legs.values())
+        if room.is_hidden:
+            for leg in legs:
+                self.legs.hang_up(leg, reason)
+            return
+        ending = self.services.room_ends(room)
         del self._rooms[facts.id]
         self.mixing.close(room)
         room.is_deleted = True
@@ -93,17 +145,29 @@ class Rooms:
         self.legs.bus.publish("room.deleted", room_id=facts.id, app_id=facts.app_id)
         for leg in legs:
             self.legs.end(leg, reason)
-        self.legs.webhooks.unregister_room(facts.id)
         self.legs.ledger.drop("room", facts.id)
+        if ending is None:
+            self.legs.webhooks.unregister_room(facts.id)
+        else:
+            self.legs.spawn(self._unregister_after(ending, facts.id))
+
+    async def _unregister_after(self, ending: Awaitable[object], room_id: str) -> None:
+        """A slow upload's event still goes to the room's webhook."""
+        await ending
+        if room_id not in self._rooms:
+            self.legs.webhooks.unregister_room(room_id)
 
     def load(self) -> None:
         """What the predecessor's ledger knows; after the legs."""
         for room_id, facts in self.legs.ledger.load("room", RoomFacts).items():
-            self._rooms[room_id] = Room(facts)
+            if facts.hides_leg_id:
+                self._hidden[facts.hides_leg_id] = Room(facts)
+            else:
+                self._rooms[room_id] = Room(facts)
         for leg in sorted(self.legs, key=lambda leg: leg.facts.joined_ns):
-            room = self._rooms.get(leg.facts.room_id)
+            room = self.of(leg)
             if room is not None:
                 room.legs[leg.facts.id] = leg
                 leg.phase = room.facts.phase
             else:
-                leg.facts.room_id = ""
+                leg.facts.room_id, leg.facts.is_mixed_alone = "", False

@@ -7,6 +7,7 @@ Owns: which setting goes to which process.
 from app.config import Config
 from shm.messages import SipStart, StreamStart
 
+DEFAULT_REGION = "us-east-1"
 BUILT_CODECS = ("PCMU", "PCMA", "G722", "L16")
 
 
@@ -55,7 +56,7 @@ def stream_start(config: Config, stats_row: int) -> StreamStart:
         deepgram_agent_base=config.deepgram_agent_base,
         vapi_base=config.vapi_api_base,
         polly_endpoint=config.polly_endpoint,
-        polly_region=config.polly_region,
+        polly_region=config.s3_region or config.aws_region or DEFAULT_REGION,
         google_tts_base=config.google_tts_base,
         recording_dir=config.recording_dir,
         websocket_lead_ms=config.ws_jitter_buffer_ms,

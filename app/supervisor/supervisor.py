@@ -29,7 +29,7 @@ from app.supervisor.zygote import Found, ZygoteLink
 from shm.clock import PHASES, monotonic_ns
 from shm.errors import ResourceError
 from shm.instance import STATS_ROWS, Instance
-from shm.messages import CloseRoom, Command, Hangup, RoomInventoryPart, RoomStart, RtpStart
+from shm.messages import CloseRoom, Command, Hangup, RoomInventoryPart, RoomStart, RtpStart, UploadRecording
 
 WATCH_EVERY_S = 0.25
 SHARED_NAME = "rooms "
@@ -40,6 +40,8 @@ SHARED_DEATHS = 2
 EMPTY_ROOM_S = 10.0
 RESTART_PAUSE_S = 0.5  # after repeated deaths; the first restart is immediate
 LEAVE_TIMEOUT_S = 1.0
+# What is repeated to a successor although the rest of its predecessor's world ended with it.
+REPEATED: dict[str, tuple[type[Command], ...]] = {"sip": (Hangup,), "stream": (UploadRecording,)}
 
 _log = structlog.get_logger()
 
@@ -260,7 +262,7 @@ class Supervisor:
             _log.error("a worker is silent and is replaced", worker=worker.name, error=str(error))
             worker.kill()
             return
-        mixed = {part.room_id for part in inventory if isinstance(part, RoomInventoryPart) and part.room_id}
+        mixed = {_room_of(part) for part in inventory if isinstance(part, RoomInventoryPart)} - {""}
         self._rooms.update(dict.fromkeys(mixed, worker))
         if worker.kind == "room" and not mixed:
             worker.leave()
@@ -274,8 +276,8 @@ class Supervisor:
         if self._is_stopping or not worker.wanted:
             return
         _log.warning("worker died and is restarted", worker=worker.name, deaths=len(worker.deaths_ns))
-        if worker.kind == "sip":
-            worker.fail_unanswered(keep=(Hangup,))
+        if worker.kind in REPEATED:
+            worker.fail_unanswered(keep=REPEATED[worker.kind])
         self._run(self._restart(worker))
 
     async def _restart(self, worker: Worker) -> None:
@@ -340,3 +342,8 @@ class Supervisor:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _room_of(part: RoomInventoryPart) -> str:
+    """A closed room's last recording still keeps its worker busy."""
+    return part.room_id or (part.recording.room_id if part.recording is not None else "")

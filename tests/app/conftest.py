@@ -14,6 +14,7 @@ from app.legs.requests import AnswerLeg, CreateLeg, DeleteLeg
 from app.metrics import Metrics
 from app.rooms.conference import Conference
 from app.rooms.requests import AddLeg, CreateRoom
+from app.services.services import Services
 from shm.bank import RATES_HZ, Bank
 from shm.clock import PHASES
 from shm.messages import (
@@ -49,8 +50,9 @@ class FakeWorker:
         self.failures = defaultdict(list)
         self.gates = {}
         self.media = media()
+        self.lent = {}
 
-    async def call(self, command, timeout_s=10.0):
+    async def call(self, command, timeout_s=10.0, descriptors=()):
         self.sent.append(command)
         if (gate := self.gates.get(type(command))) is not None:
             await gate.wait()
@@ -59,7 +61,7 @@ class FakeWorker:
         await asyncio.sleep(0)
         return Done(command_id=1, media=self.media if isinstance(command, Answer | Progress) else None)
 
-    def tell(self, command) -> None:
+    def tell(self, command, descriptors=()) -> None:
         self.sent.append(command)
 
     def of(self, *kinds) -> list:
@@ -70,12 +72,13 @@ class FakeSupervisor:
     def __init__(self) -> None:
         self.sip = FakeWorker("sip", "sip")
         self.rtp = [FakeWorker(f"rtp {index}", "rtp", index) for index in range(2)]
+        self.stream = [FakeWorker("stream 0", "stream")]
         self.mixers: dict[str, FakeWorker] = {}
         self.released: list[tuple[str, bool]] = []
         self.placing: asyncio.Event | None = None
         self.refusals: list[Exception] = []
 
-    async def room_worker(self, room_id: str) -> FakeWorker:
+    async def room_worker(self, room_id: str, *, shared: bool = False) -> FakeWorker:
         if self.placing is not None:
             await self.placing.wait()
         if self.refusals:
@@ -119,6 +122,7 @@ class Stage:
             banks=self.banks,
         )
         self.conference.attach(self.supervisor)
+        self.services = Services(self.conference)
         self.conference.recovery.load()
         self.legs, self.rooms = self.conference.legs, self.conference.rooms
 
@@ -148,7 +152,7 @@ class Stage:
     def quiet(self) -> None:
         """Forget what happened so far."""
         self.events()
-        for worker in (self.sip, *self.supervisor.rtp, *self.supervisor.mixers.values()):
+        for worker in (self.sip, *self.supervisor.rtp, *self.supervisor.stream, *self.supervisor.mixers.values()):
             worker.sent.clear()
 
     @staticmethod

@@ -1,0 +1,437 @@
+"""Recordings of rooms and legs, from the request until the files are where they belong.
+
+Runs in: control.
+Owns: what is recorded, into which file, and which step each recording has reached.
+
+Rules
+1. Steps: running -> stopping (its worker finishes the files) -> storing (stream uploads them) -> told. Each step is in the ledger
+   before it is taken, so that any successor takes it again: all commands are idempotent.
+2. One recording runs per room or leg. One that is past running no longer counts there: a new one may begin.
+3. `recording.finished` comes once, with the final places. A DELETE is answered after the first attempt to store.
+4. A leg's recording follows the leg: handed over from worker to worker, the timeline goes on.
+5. While its worker still finishes a recording, the room keeps its worker (`is_finishing`), even if it is deleted.
+
+Not here: files -> `workers/recording/`; uploads -> `workers/stream/upload.py`; buckets -> `storage.py`.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from app.legs.leg import Leg
+from app.logs import log
+from app.rooms.room import Room
+from app.services.requests import Record, file_name_of
+from app.services.storage import Bucket, storage_of
+from app.services.venues import Venue, Venues
+from app.supervisor import Order, Worker
+from shm.errors import CallerError, ResourceError, RoomtoneError
+from shm.messages import (
+    CloseRoom,
+    OpenRoom,
+    PauseRecording,
+    RecordedChannel,
+    RecordingFinished,
+    RecordingStarted,
+    StartRecording,
+    StopRecording,
+    Uploaded,
+    UploadRecording,
+)
+
+KIND = "recording"  # in the ledger
+FINISH_LIMIT_S = 600.0  # merging many hours of many channels; then the request is answered with what is known
+STORE_LIMIT_S = 12.0  # stream tells of its first attempt within 10 s
+LOST_AFTER_S = 2.0
+
+
+class RecordingFacts(msgspec.Struct, omit_defaults=True, kw_only=True):
+    id: str
+    venue: Venue
+    path: str
+    app_id: str = ""
+    multi_channel: bool = False
+    bucket: Bucket | None = None
+    step: Literal["running", "stopping", "storing"] = "running"
+    paused: bool = False
+    mixed_in: str = ""
+    rate_hz: int = 0
+    phase: int = 0
+    since_tick: int = 0
+    result: RecordingFinished | None = None  # from "storing" on
+    stream_index: int = 0
+
+
+class Recording:
+    def __init__(self, facts: RecordingFacts) -> None:
+        loop = asyncio.get_running_loop()
+        self.facts = facts
+        self.is_known = True
+        self.is_begun = False  # its worker has confirmed the file
+        self.finished: asyncio.Future[None] = loop.create_future()  # its worker has told
+        self.stored: asyncio.Future[dict[str, Any]] = loop.create_future()  # the reply to who stopped it
+        self.told: asyncio.Future[None] = loop.create_future()  # `recording.finished` is out
+        self.lock = asyncio.Lock()  # pauses one after the other
+
+
+class Recordings:
+    def __init__(self, venues: Venues) -> None:
+        self._venues = venues
+        self._running: dict[Venue, Recording] = {}
+        self._all: dict[str, Recording] = {}
+
+    def runs_on(self, venue: Venue) -> bool:
+        return venue in self._running
+
+    def is_finishing(self, room_id: str) -> bool:
+        return any(
+            one.facts.step == "stopping" and one.facts.mixed_in == room_id and not one.finished.done()
+            for one in self._all.values()
+        )
+
+    # ---------------------------------------------------------------------------------------- start
+
+    async def start(self, *, request: Record, room_id: str = "", leg_id: str = "") -> dict[str, Any]:
+        venue = Venue(room_id=room_id, leg_id=leg_id)
+        venues = self._venues
+        app_id = venues.app_id(venue)
+        bucket = storage_of(request, venues.config)
+        name = file_name_of(request.filename) if request.filename else _new_name()
+        venues.check_audible(venue)
+        if venue in self._running:
+            raise CallerError("already recording", 409)
+        path = Path(venues.config.recording_dir) / name
+        if request.filename and (path.exists() or any(one.facts.path == str(path) for one in self._all.values())):
+            raise CallerError(f"filename {name} is taken", 409)
+        facts = RecordingFacts(
+            id=secrets.token_hex(8),
+            venue=venue,
+            path=str(path),
+            app_id=app_id,
+            multi_channel=request.multi_channel and not leg_id,
+            bucket=bucket,
+        )
+        recording = self._running[venue] = self._all[facts.id] = Recording(facts)
+        try:
+            async with venues.entered(venue) as (room, worker):
+                await self._start_in(recording, room, worker)
+        except CallerError:
+            self._forget(recording)
+            raise
+        except ResourceError as error:
+            self._forget(recording)
+            raise CallerError(f"the file cannot be created: {error}", 500) from None
+        if facts.id not in self._all:
+            raise CallerError("it is over before it began", 404)
+        if facts.step == "running":
+            self._publish(recording, "recording.started", file=facts.path)
+        return {"status": "recording", "file": facts.path}
+
+    async def _start_in(self, recording: Recording, room: Room, worker: Worker) -> None:
+        facts = recording.facts
+        facts.mixed_in, facts.rate_hz, facts.phase = room.facts.id, room.facts.rate_hz, room.facts.phase
+        self._save(recording)
+        await worker.call(self._command(facts))
+        recording.is_begun = True
+
+    @staticmethod
+    def _command(facts: RecordingFacts) -> StartRecording:
+        return StartRecording(
+            room_id=facts.mixed_in,
+            recording_id=facts.id,
+            path=facts.path,
+            leg_id=facts.venue.leg_id,
+            multi_channel=facts.multi_channel,
+            paused=facts.paused,
+            since_tick=facts.since_tick,
+        )
+
+    def started(self, event: RecordingStarted) -> None:
+        recording = self._all.get(event.recording_id)
+        if recording is not None and not recording.facts.since_tick:
+            recording.facts.since_tick = event.tick
+            self._save(recording)
+
+    # ---------------------------------------------------------------------------------------- pause
+
+    async def pause(self, *, room_id: str = "", leg_id: str = "") -> dict[str, Any]:
+        return await self._set_paused(Venue(room_id=room_id, leg_id=leg_id), paused=True)
+
+    async def resume(self, *, room_id: str = "", leg_id: str = "") -> dict[str, Any]:
+        return await self._set_paused(Venue(room_id=room_id, leg_id=leg_id), paused=False)
+
+    async def _set_paused(self, venue: Venue, *, paused: bool) -> dict[str, Any]:
+        recording = self._get(venue)
+        facts = recording.facts
+        async with recording.lock:
+            if facts.step != "running":
+                raise CallerError("not recording", 404)
+            if facts.paused == paused:
+                return {"status": "already_paused" if paused else "not_paused"}
+            facts.paused = paused
+            self._save(recording)
+            worker = self._venues.worker_of(facts.mixed_in)
+            if worker is not None:
+                await worker.call(PauseRecording(room_id=facts.mixed_in, recording_id=facts.id, paused=paused))
+            word = "paused" if paused else "resumed"
+            self._publish(recording, f"recording.{word}", file=facts.path)
+        return {"status": word}
+
+    def _get(self, venue: Venue) -> Recording:
+        recording = self._running.get(venue)
+        if recording is None or not recording.is_begun:
+            raise CallerError("not recording", 404)
+        return recording
+
+    # ---------------------------------------------------------------------------------------- stop
+
+    async def stop(self, *, room_id: str = "", leg_id: str = "") -> dict[str, Any]:
+        recording = self._get(Venue(room_id=room_id, leg_id=leg_id))
+        self._stop(recording)
+        await asyncio.wait({recording.stored}, timeout=FINISH_LIMIT_S)
+        places = recording.stored.result() if recording.stored.done() else {"file": recording.facts.path}
+        return {"status": "stopped", **places}
+
+    def stop_on(self, venue: Venue) -> "asyncio.Future[None] | None":
+        """At once; what is returned is done when `recording.finished` is out. None: nothing is recorded."""
+        recording = self._running.get(venue)
+        if recording is None:
+            return None
+        if not recording.is_begun:  # the request that starts it finds the room or leg gone
+            self._forget(recording)
+            self._tell_stop(recording)
+            return None
+        self._stop(recording)
+        return recording.told
+
+    def _stop(self, recording: Recording) -> None:
+        facts = recording.facts
+        self._running.pop(facts.venue, None)
+        facts.step = "stopping"
+        self._save(recording)
+        if not self._tell_stop(recording):
+            self._lost(recording)
+
+    def _tell_stop(self, recording: Recording) -> bool:
+        facts = recording.facts
+        worker = self._venues.worker_of(facts.mixed_in)
+        if worker is not None:
+            worker.tell(StopRecording(room_id=facts.mixed_in, recording_id=facts.id))
+        return worker is not None
+
+    def finished(self, event: RecordingFinished) -> None:
+        recording = self._all.get(event.recording_id)
+        if recording is None or recording.facts.step == "storing":
+            return
+        facts = recording.facts
+        self._running.pop(facts.venue, None)
+        facts.step, facts.result = "storing", msgspec.structs.replace(event, number=0)
+        self._save(recording)
+        if event.error:
+            log.warning("recording", recording_id=facts.id, error=event.error)
+        recording.finished.set_result(None)
+        self._release(facts)
+        self._venues.settle(facts.venue)
+        self._store(recording)
+
+    def _release(self, facts: RecordingFacts) -> None:
+        """The worker may go, if it was only kept for this."""
+        room = self._venues.rooms.mixed(facts.mixed_in)
+        if room is not None:
+            self._venues.rooms.mixing.release_if_idle(room)
+        elif not self.is_finishing(facts.mixed_in):
+            self._venues.supervisor.release_room(facts.mixed_in, at_once=True)
+
+    def _lost(self, recording: Recording) -> None:
+        """No worker can tell how it ended: what was written gets its name at the next start."""
+        facts = recording.facts
+        self.finished(RecordingFinished(room_id=facts.mixed_in, recording_id=facts.id, path=facts.path))
+
+    # ---------------------------------------------------------------------------------------- storing
+
+    def _store(self, recording: Recording) -> None:
+        facts = recording.facts
+        assert facts.result is not None
+        paths = _paths(facts.result)
+        if facts.bucket is None or not paths:
+            self._tell(recording, _places(facts.result, {}))
+        else:
+            self._venues.spawn(self._upload(recording, facts.bucket, paths))
+
+    async def _upload(self, recording: Recording, bucket: Bucket, paths: tuple[str, ...]) -> None:
+        facts = recording.facts
+        command = UploadRecording(
+            upload_id=facts.id,
+            paths=paths,
+            bucket=bucket.name,
+            region=bucket.region,
+            endpoint=bucket.endpoint,
+            prefix=bucket.prefix,
+            access_key=bucket.access_key,
+            secret_key=bucket.secret_key,
+        )
+        assert facts.result is not None
+        local = _places(facts.result, {})
+        try:
+            await self._venues.supervisor.stream[facts.stream_index].call(command, STORE_LIMIT_S)
+        except RoomtoneError as error:
+            log.warning("upload", recording_id=facts.id, error=str(error))
+            self._tell(recording, local)
+            return
+        await asyncio.wait({recording.stored}, timeout=STORE_LIMIT_S)
+        if not recording.stored.done():
+            recording.stored.set_result(local)
+
+    def uploaded(self, event: Uploaded) -> None:
+        recording = self._all.get(event.upload_id)
+        if recording is None or recording.facts.result is None:
+            return
+        result = recording.facts.result
+        places = _places(result, dict(zip(_paths(result), event.locations, strict=False)))
+        if event.error:
+            log.warning("upload", recording_id=event.upload_id, error=event.error, is_final=event.is_final)
+        if event.is_final:
+            self._tell(recording, places)
+        elif not recording.stored.done():
+            recording.stored.set_result(places)
+
+    def _tell(self, recording: Recording, places: dict[str, Any]) -> None:
+        self._publish(recording, "recording.finished", **places)
+        self._forget(recording)
+        if not recording.stored.done():
+            recording.stored.set_result(places)
+        recording.told.set_result(None)
+
+    def _forget(self, recording: Recording) -> None:
+        facts = recording.facts
+        if self._running.get(facts.venue) is recording:
+            del self._running[facts.venue]
+        self._all.pop(facts.id, None)
+        self._venues.ledger.drop(KIND, facts.id)
+        self._venues.settle(facts.venue)
+
+    def _publish(self, recording: Recording, event_type: str, **fields: Any) -> None:
+        self._venues.publish(recording.facts.venue, recording.facts.app_id, event_type, **fields)
+
+    def _save(self, recording: Recording) -> None:
+        self._venues.ledger.put(KIND, recording.facts.id, recording.facts)
+
+    async def end_all(self, limit_s: float) -> None:
+        """The server ends: everything into its files; uploads go on with the next start."""
+        for recording in list(self._running.values()):
+            self._stop(recording)
+        waiting = [one.finished for one in self._all.values() if not one.finished.done()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=limit_s)
+
+    # ---------------------------------------------------------------------------------------- moves
+
+    def leg_moved(self, leg: Leg) -> None:
+        recording = self._running.get(Venue(leg_id=leg.facts.id))
+        if recording is not None and recording.is_begun:
+            self._venues.spawn(self._follow(recording, leg))
+
+    async def _follow(self, recording: Recording, leg: Leg) -> None:
+        facts = recording.facts
+        async with leg.lock:
+            room = self._venues.rooms.of(leg)
+            if facts.step != "running" or room is None or room.worker is None or room.facts.id == facts.mixed_in:
+                return
+            old = self._venues.worker_of(facts.mixed_in)
+            try:
+                if old is not None:
+                    await old.call(StopRecording(room_id=facts.mixed_in, recording_id=facts.id, hand_over=True))
+                if facts.step == "running":
+                    await self._start_in(recording, room, room.worker)
+            except RoomtoneError as error:
+                log.warning("recording", recording_id=facts.id, error=str(error))
+                if facts.step == "running":
+                    facts.step = "stopping"
+                    self._lost(recording)
+
+    # ---------------------------------------------------------------------------------------- other lives
+
+    def replay(self, room_id: str, room: Room | None) -> Iterator[Order]:
+        """For a fresh worker that mixes this room; None: it is deleted and only its recordings are to be finished."""
+        for recording in self._all.values():
+            facts = recording.facts
+            if facts.mixed_in != room_id or recording.finished.done() or not recording.is_begun:
+                continue
+            recording.is_known = True
+            if room is None:
+                yield Order(OpenRoom(room_id=room_id, rate_hz=facts.rate_hz, phase=facts.phase))
+            yield Order(self._command(facts))
+            if facts.step == "stopping":
+                yield Order(StopRecording(room_id=room_id, recording_id=facts.id))
+            if room is None:
+                yield Order(CloseRoom(room_id=room_id))
+
+    def load(self) -> None:
+        for facts in self._venues.ledger.load(KIND, RecordingFacts).values():
+            recording = self._all[facts.id] = Recording(facts)
+            recording.is_known, recording.is_begun = False, True
+            if facts.step == "running":
+                self._running[facts.venue] = recording
+            elif facts.step == "storing":
+                recording.finished.set_result(None)
+
+    def reconcile(self, worker: Worker, command: StartRecording, *, is_stopping: bool) -> None:
+        """The inventory of `worker` has this."""
+        stop = StopRecording(room_id=command.room_id, recording_id=command.recording_id)
+        recording = self._all.get(command.recording_id)
+        if recording is None:
+            worker.tell(stop)
+            return
+        facts = recording.facts
+        recording.is_known = True
+        facts.since_tick = facts.since_tick or command.since_tick
+        facts.mixed_in = command.room_id
+        self._save(recording)
+        if facts.step == "stopping" and not is_stopping:
+            worker.tell(stop)
+        elif command.paused != facts.paused:
+            worker.tell(PauseRecording(room_id=command.room_id, recording_id=command.recording_id, paused=facts.paused))
+
+    def resume_all(self) -> None:
+        """All workers are met."""
+        for recording in list(self._all.values()):
+            if recording.facts.step == "storing":
+                self._store(recording)
+        asyncio.get_running_loop().call_later(LOST_AFTER_S, self._end_lost)
+
+    def _end_lost(self) -> None:
+        for recording in list(self._all.values()):
+            if not recording.is_known and recording.facts.step != "storing":
+                self._lost(recording)
+
+
+def _new_name() -> str:
+    return f"{time.strftime('%Y%m%d_%H%M%S')}_{secrets.token_hex(4)}.wav"
+
+
+def _paths(result: RecordingFinished) -> tuple[str, ...]:
+    """All files there are, the mix first."""
+    return tuple(filter(None, (result.path, result.multi_channel_path, *(one.path for one in result.channels))))
+
+
+def _places(result: RecordingFinished, locations: dict[str, str]) -> dict[str, Any]:
+    """What reply and event say; a file that is nowhere else is given by its path."""
+    places: dict[str, Any] = {"file": locations.get(result.path, result.path)}
+    if result.multi_channel_path or result.channels:
+        places["multi_channel_file"] = locations.get(result.multi_channel_path, result.multi_channel_path)
+        places["channels"] = {one.participant_id: _channel(one, locations) for one in result.channels}
+    if result.omitted:
+        places["omitted_legs"] = list(result.omitted)
+    return places
+
+
+def _channel(one: RecordedChannel, locations: dict[str, str]) -> dict[str, Any]:
+    shown: dict[str, Any] = {"channel": one.channel, "start_ms": one.start_ms, "end_ms": one.end_ms}
+    if one.path:
+        shown["file"] = locations.get(one.path, one.path)
+    return shown
