@@ -134,15 +134,9 @@ def filled(text: str, names: dict[str, str]) -> str:
 
 
 UNBUILT = [
-    ("POST", "/rooms/r/play", {"tone": "us_dial"}),
-    ("POST", "/rooms/r/tts", {"text": "hi", "voice": "v"}),
-    ("POST", "/rooms/r/record", {}),
-    ("POST", "/rooms/r/stt", {}),
-    ("POST", "/rooms/r/agent/elevenlabs", {"agent_id": "a"}),
     ("GET", "/rooms/r/routing", None),
     ("POST", "/rooms/r/bridges", {"peer_room_id": "x"}),
     ("POST", "/legs/x/transfer", {"target": "sip:a@b"}),
-    ("POST", "/legs/x/play", {"tone": "us_dial"}),
     ("GET", "/sip/trunks", None),
     ("GET", "/sip/registrations", None),
     ("POST", "/webrtc/offer", {"sdp": ""}),
