@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from app.config import Config
+from app.config import Config, ConfigError
 from app.ledger import Ledger
 from app.listeners import SipSockets
 from app.logs import configure_logs
@@ -54,18 +54,28 @@ _process = _Process()
 
 
 def prepare(config: Config, sip_sockets: SipSockets) -> None:
-    """Make everything shared, before any fork. Raises OSError, ResourceError."""
+    """Make everything shared, before any fork. Raises ConfigError, OSError, ResourceError."""
     configure_logs(config.log_level)
     _process.config = config
     _process.private_state_dir = not config.state_dir
     state_dir = config.state_dir or tempfile.mkdtemp(prefix=f"roomtone-{short_name(config.instance_id)}-")
-    Path(state_dir).mkdir(parents=True, exist_ok=True)
+    _check_state_dir(Path(state_dir))
     _process.instance = create_instance(
         config.instance_id, rows=config.max_legs, state_dir=state_dir, sip_sockets=sip_sockets
     )
     ledger = Ledger(ledger_path())
     ledger.clear()
     ledger.close()
+
+
+def _check_state_dir(folder: Path) -> None:
+    """SQLite needs to make files in it, beside its own."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"STATE_DIR: {folder} cannot be used: {error.strerror}") from None
 
 
 def instance() -> Instance:

@@ -100,6 +100,8 @@ class Supervisor:
         await asyncio.gather(*(self._adopt(one) for one in found.values()))
         missing = [worker for worker in self.fixed_workers() if worker.name not in found]
         await asyncio.gather(*(self._spawn(worker) for worker in missing))
+        for worker in missing:  # it may have died together with the control process before us
+            self.handlers.worker_restarted(worker)
         self._run(self._watch())
 
     async def stop(self) -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from tests.flows.tools.call import Call
 from tests.flows.tools.events import Vsi
+from tests.flows.tools.house import building
 from tests.flows.tools.phone import Phone
 from tests.flows.tools.rest import Rest
 from tests.flows.tools.server import Server
@@ -53,6 +54,12 @@ def own_server() -> Iterator[Callable[..., Server]]:
         if server.running:
             server.kill()
         server.forget()
+
+
+@pytest.fixture
+async def house(own_server: Callable[..., Server]) -> AsyncIterator[Callable]:
+    async with building(own_server) as build:
+        yield build
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 
 import aiohttp
 import pytest
@@ -167,3 +168,28 @@ async def test_commands_of_one_connection_keep_their_order(rest: Rest, vsi: Vsi)
     results = [f["request_id"] for f in vsi.frames if f["type"] == "create_room.result"]
     assert results == [f"c{i}" for i in range(20)]
     assert [r["id"] for r in (await rest.get("/rooms")).json] == [f"o{i}" for i in range(20)]
+
+
+async def test_a_slow_reader_is_told_how_much_it_missed(own_server: Callable[..., Server]) -> None:
+    """Events far larger than what sockets hold, to a client that does not read for a while."""
+    server = own_server(VSI_EVENT_BUFFER_SIZE="16")
+    async with (
+        Rest(server.base) as rest,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{server.base}/v1/vsi") as socket,
+    ):
+        assert (await socket.receive_json())["type"] == "connected"
+        for number in range(80):
+            await rest.room(f"{number}", app_id="x" * 200_000)
+        seen: list[int] = []
+        dropped = 0
+        while len(seen) + dropped < 80:
+            frame = await socket.receive_json(timeout=5)
+            if frame["type"] == "events_dropped":
+                assert frame["timestamp"].endswith("Z")
+                dropped += frame["count"]
+            else:
+                seen.append(int(frame["room_id"]))
+        assert dropped > 0
+        assert seen == list(range(len(seen))), "the newest are dropped, not the oldest"
+    assert not server.errors()
