@@ -106,7 +106,9 @@ def test_two_legs_hear_each_other(bed, phones, rooms, codec, rate_hz, ptime_ms):
     steps = np.diff([p[4] for p in packets]) % 2**32
     assert not (steps % (codec.clock_hz // 50 * frames)).any()  # a tick that a busy machine skipped leaves its place
     assert np.median(steps) == codec.clock_hz // 50 * frames
-    assert [p[2] for p in packets] == [True] + [False] * (len(packets) - 1)  # one marker
+    markers = [p[2] for p in packets]
+    assert markers[0]  # once, and again only after ticks that a busy machine skipped
+    assert sum(markers) <= 1 + np.count_nonzero(steps > np.median(steps))
 
 
 def test_a_leg_in_no_room_hears_silence(bed, phones):
