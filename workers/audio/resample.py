@@ -19,7 +19,6 @@ from functools import cache
 from math import gcd
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from workers.audio.lowpass import DELAY_LOW_SAMPLES, lowpass
@@ -95,8 +94,11 @@ class Resampler:
         windows_per_row = (ext_samples - self.history) // self._hop_samples
         windows = rows * windows_per_row
         row_stride, sample_stride = ext.strides
-        overlapping = as_strided(
-            ext, (rows, windows_per_row, window_samples), (row_stride, sample_stride * self._hop_samples, sample_stride)
+        overlapping: NDArray[np.int16] = np.ndarray(  # as_strided takes 8 us for the same
+            (rows, windows_per_row, window_samples),
+            np.int16,
+            ext.data,
+            strides=(row_stride, sample_stride * self._hop_samples, sample_stride),
         )
         gathered = self._windows[: windows * window_samples]
         gathered.reshape(overlapping.shape)[...] = overlapping  # also int16 → float32; BLAS takes no overlapping rows
