@@ -39,12 +39,12 @@ _WAKE_MS = 5
 _MIX_AFTER_WAKE_MS = 2
 _SEEN_AFTER_MS = 2.5  # a packet is seen this long after its arrival, on average
 _LATE_WEIGHT, _LATE_LIMIT = 4, 12  # each late packet weighs four in time: three late in a row, or four of eight
-_BINS = 128
-_ZERO_BIN = 28  # of slack 0; slacks from -140 ms to +495 ms are told apart
+_ZERO_BIN = 28  # of slack 0; slacks from -140 ms to +500 ms are told apart
 _FORGET_SHARE = np.float32(1 / 20)  # a review a second: the memory is about 20 s
 _REVIEW_LEAST = 40  # packets
 _REBASE_TICKS = 50 * 600  # ten minutes: long before the difference of timestamps wraps
 _SLACK_LIMIT = 100  # wake-ups: 0.5 s ahead; twice as much behind
+_BINS = _ZERO_BIN + _SLACK_LIMIT + 1  # every slack within the limits has one
 _STRIKES = 2
 _NOWHERE = -(1 << 60)  # the anchor of a leg that has none: everything comes out far too late
 

@@ -137,6 +137,14 @@ def test_the_first_packet_plays_at_the_first_mix_a_margin_after_its_arrival():
             assert 8 <= delay_ms < 28
 
 
+def test_every_slack_within_the_limits_can_be_remembered():
+    """A jump of the timestamp decides the slack of the next packet: the peer chooses it."""
+    for ahead_wakes in range(-210, 111):
+        playout = started()
+        stream(playout, [1000], timestamp=1 << 20)
+        stream(playout, [1004], timestamp=(1 << 20) + 160 + 40 * ahead_wakes)
+
+
 def test_old_anchors_move_along_their_line():
     playout = started()
     stream(playout, [1000])
