@@ -31,7 +31,7 @@ import workers.rtp.main
 import workers.sip.main
 from shm import messages
 from shm.bank import RATES_HZ
-from shm.channel import Channel, channel_pair
+from shm.channel import Channel, channel_pair, decoder
 from shm.instance import Instance
 from workers.audio import comfort_noise
 from workers.audio.resample import resampler
@@ -82,7 +82,7 @@ def become_zygote(instance: Instance) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)
         instance.drop_master_ends()
         instance.control_end.close()
-        _warm_signal_code()
+        _make_tables()
         workers.room.main.warm()
         gc.collect()
         gc.freeze()
@@ -92,8 +92,10 @@ def become_zygote(instance: Instance) -> NoReturn:
         os._exit(status)
 
 
-def _warm_signal_code() -> None:
-    """Tables that are made at first use, made once for all forks."""
+def _make_tables() -> None:
+    """What is made at first use, made once for all forks."""
+    for _run, incoming in KINDS.values():
+        decoder(incoming)
     for rate_hz in RATES_HZ:
         comfort_noise.frames(rate_hz)
         for other_hz in RATES_HZ:
