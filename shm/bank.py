@@ -18,6 +18,8 @@ Rules
 2. `tx_from[row]` names the row (same bank) whose `tx` samples this row's leg shall hear, or HEARS_NOTHING.
 3. Control gives rows out and takes them back; a freed row rests and its stamps are cleared before it is used again.
 4. Stores become visible in order on x86-64; elsewhere writer and reader are milliseconds and a system call apart.
+5. `rx_frames`, `rx_stamps`, `tx_frames`, `tx_stamps` and `tx_sources` are the same memory as [row * slots + slot]: for numpy one
+   index is half the work of two.
 """
 
 import math
@@ -154,6 +156,9 @@ class Bank:
         for (start, per_row), (name, (shape, dtype)) in zip(self._regions, shapes.items(), strict=True):
             flat = np.frombuffer(self._segment.memory, np.uint8, rows * per_row, start)
             setattr(self, name, flat.view(dtype).reshape(shape))
+        self.rx_frames, self.tx_frames = (each.reshape(-1, self.frame_samples) for each in (self.rx, self.tx))
+        self.rx_stamps, self.tx_stamps = self.rx_tick.reshape(-1), self.tx_tick.reshape(-1)
+        self.tx_sources = self.tx_from.reshape(-1)
 
     def back_block(self, block: int) -> None:
         """Give memory to rows [64 * block, 64 * block + 64). Raises ResourceError when there is none."""

@@ -8,6 +8,8 @@ Rules
 2. `heartbeat_ns` moves at least every 200 ms; a row that stands still for 1 s belongs to a process that hangs.
 """
 
+from bisect import bisect_left
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,9 +52,35 @@ class Stats:
         return self.table[index : index + 1].reshape(())
 
 
+class WakeUps:
+    """The wake-ups of one tick loop, counted here and told to its stats row a few times a second: a store to the row costs as
+    much as a dozen of these."""
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._count = self._skipped = self._late_ns = 0
+        self._lateness = [0] * (len(LATENESS_EDGES_MS) + 1)
+
+    def count(self, late_ns: int, skipped: int = 0) -> None:
+        """One wake-up, so long after its deadline; with it so many periods were left out."""
+        self._count += 1
+        self._skipped += skipped
+        self._late_ns += late_ns
+        self._lateness[lateness_bin(late_ns)] += 1
+
+    def publish(self, row: NDArray[np.void], now_ns: int) -> None:
+        """Sign of life and counts into the row."""
+        row["heartbeat_ns"] = now_ns
+        if self._count:
+            row["ticks"] += self._count
+            row["ticks_skipped"] += self._skipped
+            row["lateness_sum_ns"] += self._late_ns
+            row["lateness"] += self._lateness
+            self._begin()
+
+
 def lateness_bin(late_ns: int) -> int:
     """Index into `lateness` for one wake-up."""
-    for index, edge in enumerate(_EDGES_NS):
-        if late_ns <= edge:
-            return index
-    return len(_EDGES_NS)
+    return bisect_left(_EDGES_NS, late_ns)

@@ -16,11 +16,13 @@ import numpy as np
 
 from shm import clock
 from shm.bank import RX_SLOTS, TX_SLOTS
-from shm.stats import STATS, lateness_bin
+from shm.stats import STATS, WakeUps
 from workers.room.membership import Group, Membership
-from workers.room.mixer import make_plan, mix
+from workers.room.mixer import Samples, is_loud, mix
+from workers.room.small import Small
 
-IDLE_WAIT_NS = 200_000_000
+IDLE_WAIT_NS = 150_000_000
+PUBLISH_NS = 100_000_000
 
 
 class TickLoop:
@@ -36,30 +38,40 @@ class TickLoop:
         self._membership = membership
         self._stats = stats
         self._is_waiting = is_waiting
-        self._mixed_until_ns = 0
+        self._wake_ups = WakeUps()
+        self._missing = 0
+        self._mixed_until_ns = self._published_ns = 0
 
-    def run_once(self, fd: int, on_readable: Callable[[], None]) -> None:
-        """Sleep to the next mix of any room here and do it; at most 200 ms when there is none."""
+    def run_once(self, fd: int, on_readable: Callable[[], None]) -> bool:
+        """Sleep to the next mix of any room here and do it; at most 150 ms when there is none. True a few times a second, when
+        the stats row was written: for what else need not be done each time."""
         phase, deadline_ns = self._next_mix()
         while clock.wait_until_ns(deadline_ns, fd):
             on_readable()
             phase, deadline_ns = self._next_mix()
         now_ns = clock.monotonic_ns()
-        self._stats["heartbeat_ns"] = now_ns
         if phase < 0:
             self._membership.apply_due(now_ns // clock.TICK_NS)
-            return
-        tick = (deadline_ns - clock.MIX_OFFSET_NS) // clock.TICK_NS
-        late_ns = now_ns - deadline_ns
-        self._membership.apply_due(tick)
-        self._stats["lateness"][lateness_bin(late_ns)] += 1
-        self._stats["lateness_sum_ns"] += late_ns
-        self._stats["ticks"] += 1
-        if late_ns > clock.TICK_NS:
-            self._stats["ticks_skipped"] += 1
         else:
-            self._stats["frames_missing"] += mix_phase(self._membership, phase, tick)
-        self._mixed_until_ns = deadline_ns
+            tick = (deadline_ns - clock.MIX_OFFSET_NS) // clock.TICK_NS
+            late_ns = now_ns - deadline_ns
+            self._membership.apply_due(tick)
+            is_skipped = late_ns > clock.TICK_NS
+            if not is_skipped:
+                self._missing += mix_phase(self._membership, phase, tick)
+            self._wake_ups.count(late_ns, skipped=int(is_skipped))
+            self._mixed_until_ns = deadline_ns
+        if now_ns - self._published_ns < PUBLISH_NS:
+            return False
+        self._publish(now_ns)
+        return True
+
+    def _publish(self, now_ns: int) -> None:
+        self._published_ns = now_ns
+        self._wake_ups.publish(self._stats, now_ns)
+        if self._missing:
+            self._stats["frames_missing"] += self._missing
+            self._missing = 0
 
     def _next_mix(self) -> tuple[int, int]:
         """(phase, deadline) of the next mix after the last one; (-1, soon) without rooms."""
@@ -90,34 +102,59 @@ def mix_phase(membership: Membership, phase: int, tick: int) -> int:
 
 def mix_group(group: Group, tick: int) -> int:
     """One tick of one group, bank to bank; returns how many rows had no frame."""
-    bank, batch = group.bank, group.batch
-    slot, out = tick % RX_SLOTS, tick % TX_SLOTS
-    stamped = bank.rx_tick[batch.rows, slot] == tick
-    missing = len(stamped) - int(np.count_nonzero(stamped))
-    if not batch.all_audible:
-        stamped &= batch.audible
-    talkers = stamped.nonzero()[0]
-    frames = bank.rx[batch.rows[talkers], slot]
-    if group.sources is not None:
-        talkers, frames = group.sources.join(talkers, frames)
-    loud = frames.view(np.int64).any(axis=1)
-    if not loud.all():
-        talkers = talkers[loud]
-        frames = frames[loud]
-    key = talkers.tobytes()
+    if group.small is not None and group.taps is None:
+        return mix_small(group, group.small, tick)
+    bank, out = group.bank, tick % TX_SLOTS
+    frames, missing = gather(group, tick)
     plan = group.plan
-    if plan is None or key != group.talkers:
-        plan = group.plan = make_plan(batch, talkers, comfort_noise=group.noise is not None)
-        group.talkers = key
     totals = frames
-    if len(talkers):
+    if len(frames):
         totals, without_own = mix(frames, plan)
-        bank.tx[plan.total_rows, out] = totals[plan.total_of]
-        bank.tx[plan.own_rows, out] = without_own
+        bank.tx_frames[group.total_at + out] = totals[plan.total_of]
+        if len(without_own):
+            bank.tx_frames[group.own_at + out] = without_own
     if plan.noise_row >= 0 and group.noise is not None:
         bank.tx[plan.noise_row, out] = group.noise[tick % len(group.noise)]
-    bank.tx_from[batch.rows, out] = plan.hears
-    bank.tx_tick[batch.rows, out] = tick
+    group.route(out)
+    bank.tx_stamps[group.tx_at + out] = tick
     if group.taps is not None:
         group.taps.take(tick, plan, totals)
     return missing
+
+
+def mix_small(group: Group, small: Small, tick: int) -> int:
+    """The same for few legs and nothing else."""
+    talking, missing = small.gather(tick)
+    if talking != group.key:
+        group.follow(np.flatnonzero([talking >> leg & 1 for leg in range(len(group.rx_at))]), talking)
+    small.tell(tick)
+    group.route(tick % TX_SLOTS)
+    small.stamp(tick)
+    return missing
+
+
+def gather(group: Group, tick: int) -> tuple[Samples, int]:
+    """What is heard in `tick`: the frames (k, n) of `group.plan`'s talkers, and how many rows had none.
+
+    All rows are fetched, of which only the stamped, audible and loud ones count: choosing first would cost more calls.
+    """
+    bank, batch = group.bank, group.batch
+    at = group.rx_at + tick % RX_SLOTS
+    stamped = bank.rx_stamps.take(at) == tick
+    frames = bank.rx_frames.take(at, axis=0)
+    heard = is_loud(frames)
+    heard &= stamped
+    if not batch.all_audible:
+        heard &= batch.audible
+    missing = 0 if stamped.tobytes() == group.all_stamped else len(stamped) - int(np.count_nonzero(stamped))
+    if group.sources is not None:
+        talkers = heard.nonzero()[0]
+        talkers, frames = group.sources.join(talkers, frames[talkers])
+        key = talkers.tobytes()
+        if key != group.key:
+            group.follow(talkers, key)
+        return frames, missing
+    key = heard.tobytes()
+    if key != group.key:
+        group.follow(heard.nonzero()[0], key)
+    return frames if group.takes_all else frames[group.talkers], missing

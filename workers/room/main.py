@@ -60,9 +60,12 @@ def run(instance: Instance, channel: Channel[messages.ToRoom], start: bytes) -> 
     desk = Desk(instance, channel, settings)
     loop = TickLoop(desk.membership, desk.stats, lambda: desk.recordings.is_waiting)
     lifeline = Lifeline(instance)
-    while not desk.leaves and not lifeline.is_overdue():
-        loop.run_once(channel.fileno(), desk.serve)
-        desk.settle()
+    while not desk.leaves:
+        has_published = loop.run_once(channel.fileno(), desk.serve)
+        if desk.is_busy:
+            desk.settle()
+        if has_published and lifeline.is_overdue():
+            break
     desk.recordings.end()
 
 
@@ -77,9 +80,11 @@ class Desk:
         self.membership = Membership(instance.banks, with_comfort_noise=settings.comfort_noise)
         self.playbacks = Playbacks(self.membership, self._outbox.post)
         self.recordings = Recordings(self.membership, channel.send, self._outbox.post)
+        self.is_busy = False  # there is something to `settle`
         self.leaves = False
 
     def serve(self) -> None:
+        self.is_busy = True
         while (received := self._channel.receive_with_descriptors()) is not None:
             message, descriptors = received
             match message:
@@ -99,9 +104,11 @@ class Desk:
         """After each tick: send what has happened."""
         self.playbacks.settle()
         self.recordings.settle()
-        if self._channel.flush():
+        is_flushed = self._channel.flush()
+        if is_flushed:
             while self._lent:
                 os.close(self._lent.pop())
+        self.is_busy = not is_flushed or self.playbacks.are_running or self.recordings.are_known
 
     def _answer(self, command: RoomCommand, descriptors: list[int], *, is_answered_later: bool = False) -> None:
         try:

@@ -11,13 +11,14 @@ Not here: when playbacks and recordings come and go -> `playbacks.py`, `recordin
 """
 
 import heapq
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from shm.bank import Bank
+from shm.bank import RX_SLOTS, TX_SLOTS, Bank
 from shm.errors import ResourceError
 from shm.messages import (
     AddParticipant,
@@ -29,8 +30,9 @@ from shm.messages import (
     SetParticipant,
 )
 from workers.audio import comfort_noise
-from workers.room.mixer import NOWHERE, Batch, Plan
+from workers.room.mixer import NOWHERE, Batch, Indices, Plan, make_plan
 from workers.room.recording import Fitting, Recording
+from workers.room.small import FEW_LEGS, Small
 from workers.room.sources import Playback, Sources
 from workers.room.taps import Backlog, Taps
 
@@ -53,16 +55,22 @@ class Room:
 
 
 class Group:
-    """All rooms of one rate and phase, with the plan of the last set of talkers.
+    """All rooms of one rate and phase, with the plan of the last set of talkers and what follows from both.
 
     `sources` and `taps` are None where nothing is played or recorded: a tick then costs nothing for them.
+    `rx_at`, `tx_at`: (legs,) where each row's slots begin in the bank's flat arrays; `total_at`, `own_at`: the same for the rows
+    that the plan writes. `routed_slots`: bit s is set once slot s says whom each leg hears by this plan.
     """
+
+    talkers: Indices  # of the plan
+    takes_all: bool  # every leg talks
+    total_at: NDArray[np.int64]
+    own_at: NDArray[np.int64]
+    _routed_slots: int  # bit s is set once slot s says whom each leg hears by this plan
 
     def __init__(self, bank: Bank, rooms: list[Room], *, with_comfort_noise: bool) -> None:
         self.bank = bank
         self.noise: NDArray[np.int16] | None = comfort_noise.frames(bank.rate_hz) if with_comfort_noise else None
-        self.talkers = b"none yet"
-        self.plan: Plan | None = None
         self.sources: Sources | None = None
         self.taps: Taps | None = None
         everyone = [(index, one) for index, room in enumerate(rooms) for one in room.participants.values()]
@@ -83,12 +91,34 @@ class Group:
             source_room=np.array([index for index, _, _ in heard], np.int64),
             source_leg=np.array([leg for _, _, leg in heard], np.int64),
         )
+        self.rx_at = self.batch.rows * RX_SLOTS
+        self.tx_at = self.batch.rows * TX_SLOTS
+        self.all_stamped = bytes([True]) * len(everyone)
         if playing:
             place = {id(one): len(everyone) + index for index, (_, one, _) in enumerate(heard)}
             places = np.array([place.get(id(one), NOWHERE) for _, one in playing], np.intp)
             self.sources = Sources([one for _, one in playing], places, bank.frame_samples)
         self._rooms = rooms
         self._positions = positions
+        self.small = Small(bank, self.batch, self.noise) if not playing and 0 < len(everyone) <= FEW_LEGS else None
+        self.follow(np.zeros(0, np.intp), b"none yet")
+
+    def follow(self, talkers: Indices, key: bytes | int) -> None:
+        """Another set of talkers, `key` for short: plan anew."""
+        self.key, self.talkers = key, talkers
+        self.takes_all = len(talkers) == len(self.rx_at)
+        self.plan: Plan = make_plan(self.batch, talkers, comfort_noise=self.noise is not None)
+        self.total_at = self.plan.total_rows * TX_SLOTS
+        self.own_at = self.plan.own_rows * TX_SLOTS
+        if self.small is not None:
+            self.small.follow(talkers, self.plan)
+        self._routed_slots = 0
+
+    def route(self, slot: int) -> None:
+        """Write whom each leg hears into the tx slots `slot`, unless it stands there already."""
+        if not self._routed_slots >> slot & 1:
+            self.bank.tx_sources[self.tx_at + slot] = self.plan.hears
+            self._routed_slots |= 1 << slot
 
     @property
     def is_recorded(self) -> bool:
@@ -155,9 +185,9 @@ class Membership:
         return bool(self._scheduled)
 
     @property
-    def phases(self) -> set[int]:
+    def phases(self) -> AbstractSet[int]:
         """In which there may be something to mix."""
-        return self.groups.keys() | self._stale_phases
+        return self.groups.keys() | self._stale_phases if self._stale_phases else self.groups.keys()
 
     def apply_due(self, tick: int) -> None:
         """Before anything mixes `tick`."""

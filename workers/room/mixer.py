@@ -157,6 +157,12 @@ def mix(frames: Samples, plan: Plan) -> tuple[Samples, Samples]:
     return saturate(sums), saturate(own)
 
 
+def is_loud(frames: Samples) -> NDArray[np.bool_]:
+    """(k, n) -> (k,): the frames that are not all zeros."""
+    loud: NDArray[np.bool_] = np.bitwise_or.reduce(frames.view(np.int64), axis=1) != 0
+    return loud
+
+
 def saturate(sums: NDArray[np.float32]) -> Samples:
     """Whole numbers of any size -> int16, clipped."""
     return np.clip(sums, -32768, 32767).astype(np.int16)

@@ -29,6 +29,10 @@ class Playbacks:
         self._running: dict[tuple[str, str], Playback] = {}
         self._unannounced: list[Playback] = []
 
+    @property
+    def are_running(self) -> bool:
+        return bool(self._running)
+
     def start(self, command: StartPlayback, descriptors: Sequence[int]) -> None:
         """Takes the descriptor over if it returns. Raises CallerError, ResourceError."""
         room = self._membership.room(command.room_id)

@@ -52,6 +52,11 @@ class Recordings:
         membership.backlog = Backlog(self._writer.put)
 
     @property
+    def are_known(self) -> bool:
+        """Whether any is running, being opened or finished."""
+        return bool(self._known)
+
+    @property
     def is_waiting(self) -> bool:
         """Whether a file is being opened or finished."""
         return any(not one.is_open or one.is_ending for one in self._known.values())

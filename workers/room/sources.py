@@ -23,7 +23,7 @@ from shm.clock import TICKS_PER_SECOND
 from shm.messages import StartPlayback
 from workers.audio.resample import resampler
 from workers.audio.tones import Tone
-from workers.room.mixer import NOWHERE, Indices, Samples
+from workers.room.mixer import NOWHERE, Indices, Samples, is_loud
 
 Reason = Literal["completed", "stopped", "failed"]
 TICK_MS = 1000 // TICKS_PER_SECOND
@@ -190,6 +190,7 @@ class Sources:
         for index, playback in enumerate(self._playbacks):
             self._sounds[index] = playback.prepare(tick, self._frames[index])
         self._sounds &= self._positions != NOWHERE
+        self._sounds &= is_loud(self._frames)
 
     def join(self, talkers: Indices, frames: Samples) -> tuple[Indices, Samples]:
         """Talkers and frames with those of the sources behind them."""

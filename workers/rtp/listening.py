@@ -217,12 +217,11 @@ class Listening:
         if samples.shape[1] % frame or (tick * frame != position).any():
             self._scatter(bank, rows, position, samples, tick)
             return
-        slots, stamps = bank.rx.reshape(-1, frame), bank.rx_tick.reshape(-1)  # views: one index is half the time of two
         first_slot = rows * RX_SLOTS
         for start in range(0, samples.shape[1], frame):
             at = first_slot + (tick & (RX_SLOTS - 1))
-            slots[at] = samples[:, start : start + frame]
-            stamps[at] = tick
+            bank.rx_frames[at] = samples[:, start : start + frame]
+            bank.rx_stamps[at] = tick
             tick = tick + 1
 
     def _scatter(

@@ -18,7 +18,7 @@ from shm.clock import MIX_OFFSET_NS, PHASE_NS, PHASES, TICK_NS, monotonic_ns, sl
 from shm.instance import Instance
 from shm.messages import MediaTimedOut, RtpStart, SpeechChanged, ToRtp
 from shm.outbox import Outbox
-from shm.stats import LATENESS_EDGES_MS, lateness_bin
+from shm.stats import WakeUps
 from workers.rtp.arrivals import Intake
 from workers.rtp.commands import Commands
 from workers.rtp.stages import Stages
@@ -48,8 +48,7 @@ class Loop:
         self._timeout_wakes = settings.rtp_timeout_s * 1_000_000_000 // PHASE_NS
         self._orphan_since: int | None = None
         self._counted: dict[str, int] = {}
-        self._wakes = self._late_ns = self._skipped = 0
-        self._lateness = [0] * (len(LATENESS_EDGES_MS) + 1)
+        self._wake_ups = WakeUps()
 
     def run(self) -> None:
         """Until told to leave, or nobody is left to tell."""
@@ -58,11 +57,11 @@ class Loop:
             while not self._is_over(wake):
                 sleep_until_ns(wake * PHASE_NS)
                 now_ns = monotonic_ns()
-                self._count_lateness(now_ns - wake * PHASE_NS)
+                late_ns = now_ns - wake * PHASE_NS
                 self._turn(wake, now_ns)
-                behind = (now_ns - wake * PHASE_NS) // TICK_NS
+                behind = late_ns // TICK_NS
+                self._wake_ups.count(late_ns, skipped=behind)
                 wake += 1 + behind * PHASES
-                self._skipped += behind
         except ChannelClosed:
             pass  # no control, no zygote: nobody will ever speak to us again
         self._end(wake)
@@ -131,20 +130,10 @@ class Loop:
         self._stages.transport.close()
         self._publish(wake)
 
-    def _count_lateness(self, late_ns: int) -> None:
-        self._wakes += 1
-        self._late_ns += late_ns
-        self._lateness[lateness_bin(late_ns)] += 1
-
     def _publish(self, wake: int) -> None:
         stages = self._stages
-        self._stats["heartbeat_ns"] = monotonic_ns()
-        self._stats["lateness"] += self._lateness
-        self._lateness = [0] * len(self._lateness)
+        self._wake_ups.publish(self._stats, monotonic_ns())
         for name, total in (
-            ("ticks", self._wakes),
-            ("ticks_skipped", self._skipped),
-            ("lateness_sum_ns", self._late_ns),
             ("frames_missing", stages.sending.frames_missing),
             ("packets_received", self._intake.received),
             ("packets_sent", stages.sending.packets_sent),
