@@ -30,16 +30,18 @@ from shm.errors import CallerError, ResourceError
 DISCARD_LIMIT_BYTES = 16 * BODY_LIMIT_BYTES
 RETRY_AFTER_S = 5
 
+Parameters = dict[str, str]  # of the path, by name
 Responder = Callable[..., Awaitable[None]]
 Api = App[Request, Response]
 
 
 class Socket(Protocol):
-    """A WebSocket endpoint. `check` refuses before the upgrade; `serve` accepts and returns when the connection is over."""
+    """A WebSocket endpoint. `check` refuses before the upgrade; `serve` accepts or gives the connection away, and returns when it
+    is over for this process."""
 
     path: str
 
-    def check(self, req: Request) -> Any: ...  # what `serve` needs of the request; raises CallerError
+    def check(self, req: Request, parameters: Parameters) -> Any: ...  # what `serve` needs of both; raises CallerError
 
     async def serve(self, req: Request, ws: WebSocket, checked: Any) -> None: ...
 
@@ -144,12 +146,16 @@ async def _not_implemented_socket(_req: Request, _ws: WebSocket, **_parameters: 
 
 
 def _socket_responders(socket: Socket) -> dict[str, Responder]:
-    async def on_get(req: Request, _resp: Response, **_parameters: str) -> None:
-        socket.check(req)
+    def check(req: Request, parameters: Parameters) -> Any:
+        return socket.check(req, {name: decode_parameter(value) for name, value in parameters.items()})
+
+    async def on_get(req: Request, resp: Response, **parameters: str) -> None:
+        check(req, parameters)
+        resp.set_headers({"Upgrade": "websocket", "Sec-WebSocket-Version": websocket.VERSION})  # RFC 9110, 15.5.22
         raise CallerError("this is a WebSocket endpoint", 426)
 
-    async def on_websocket(req: Request, ws: WebSocket, **_parameters: str) -> None:
-        await socket.serve(req, ws, socket.check(req))
+    async def on_websocket(req: Request, ws: WebSocket, **parameters: str) -> None:
+        await socket.serve(req, ws, check(req, parameters))
 
     return {"on_get": on_get, "on_websocket": on_websocket}
 

@@ -62,7 +62,7 @@ class EventSocket:
         self._stall_limit_s = stall_limit_s
         self._leftovers: set[asyncio.Task[None]] = set()
 
-    def check(self, req: Request) -> AppFilter | None:
+    def check(self, req: Request, _parameters: dict[str, str]) -> AppFilter | None:
         """The filter on app ids. Raises CallerError 400."""
         pattern = req.get_param("app_id")
         if not pattern:

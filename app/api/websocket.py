@@ -1,27 +1,35 @@
-"""What gunicorn's WebSocket lacks, as a subclass put in its place.
+"""What gunicorn's WebSocket lacks, as subclasses put in its place.
 
 Runs in: control.
-Owns: the difference to `gunicorn.asgi.websocket.WebSocketProtocol`; `tests/app/api/test_websocket.py` guards what it leans on.
+Owns: the difference to gunicorn's `WebSocketProtocol` and `ASGIProtocol`; `tests/app/api/test_websocket.py` guards what it
+leans on.
 
 Rules
 1. Unmasking is done in C. (gunicorn does it byte by byte in Python: 64 KiB would take 6 ms of the loop.)
-2. A refused handshake is answered with a status and a JSON body. (gunicorn knows 403 without a body.)
+2. A refused handshake is answered with a status and a JSON body. (gunicorn knows 403 without a body.) What is no handshake by
+   RFC 6455 section 4.2.1 is a plain GET. (gunicorn answers it by itself, before anybody could say 404.)
 3. `heard_ns` is the time of the last frame of any kind, so that a WebSocket-level ping or pong counts as a sign of life.
 4. `abort` closes without waiting for what the peer does not read.
+5. Nothing is read before the handshake is accepted, and what came right behind the request is kept (gunicorn loses it), so
+   that the connection can be given to another process whole: `upgrade_request` and `descriptor`, then `let_go`.
 
 The connection is in the ASGI scope under SCOPE_KEY; under another server there is none, and no WebSocket is served.
 """
 
+import asyncio
 import socket
 import struct
 from typing import Any
 
-from gunicorn.asgi import websocket
+from gunicorn.asgi import protocol, websocket
+from gunicorn.workers import gasgi
 from websockets.speedups import apply_mask
 
 from shm.clock import monotonic_ns
 
 SCOPE_KEY = "roomtone.websocket"
+BEHIND_KEY = "roomtone.behind_request"
+VERSION = "13"  # of the protocol, RFC 6455 section 4.1
 REASONS = {400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 409: "Conflict"}
 REASONS |= {426: "Upgrade Required", 500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable"}
 
@@ -33,7 +41,18 @@ class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
     def __init__(self, transport: Any, scope: dict[str, Any], *arguments: Any, **options: Any) -> None:
         super().__init__(transport, scope, *arguments, **options)
         self.heard_ns = monotonic_ns()
+        self._opened = asyncio.Event()
+        self.feed_data(scope.get(BEHIND_KEY, b""))
+        self._pause_reading()
         scope[SCOPE_KEY] = self
+
+    async def _read_frames(self) -> None:
+        await self._opened.wait()
+        await super()._read_frames()
+
+    async def _send_accept(self, message: dict[str, Any]) -> None:
+        await super()._send_accept(message)
+        self._opened.set()
 
     def _unmask(self, payload: bytes, masking_key: bytes) -> bytes:
         self.heard_ns = monotonic_ns()
@@ -69,7 +88,55 @@ class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
             endpoint.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
+    # ------------------------------------------------------------------------------------------ given away
+
+    def upgrade_request(self) -> bytes:
+        """What the next owner needs of the request, and all bytes that came behind it."""
+        key = next(value for name, value in self.scope["headers"] if name == b"sec-websocket-key")
+        lines = [b"GET %b HTTP/1.1" % self.scope["raw_path"], b"Upgrade: websocket", b"Connection: Upgrade"]
+        lines += [b"Sec-WebSocket-Version: " + VERSION.encode(), b"Sec-WebSocket-Key: " + key, b"", b""]
+        return b"\r\n".join(lines) + bytes(self._buffer)
+
+    @property
+    def descriptor(self) -> int:
+        return int(self.transport.get_extra_info("socket").fileno())
+
+    def let_go(self) -> None:
+        """Forget the connection: this process writes nothing more, and closes its copy without ending the connection itself."""
+        self._denied = self.closed = True
+        self._close_event.set()
+        self.transport.get_protocol().let_go()
+        self.transport.abort()
+
+
+class Protocol(protocol.ASGIProtocol):  # type: ignore[misc]
+    """One HTTP connection."""
+
+    _behind_request = b""
+    _closed: bool
+
+    def _is_websocket_upgrade(self, request: Any) -> bool:
+        if not super()._is_websocket_upgrade(request):
+            return False
+        given = {name: value.strip() for name, value in request.headers}
+        has_key = protocol._valid_websocket_key(given.get("SEC-WEBSOCKET-KEY"))  # noqa: SLF001 - its own judgement
+        return bool(has_key and given.get("SEC-WEBSOCKET-VERSION") == VERSION)
+
+    async def _handle_websocket(self, request: Any, sockname: Any, peername: Any) -> None:
+        self._behind_request = self._callback_parser.remaining()  # the parser is thrown away next
+        await super()._handle_websocket(request, sockname, peername)
+
+    def _build_websocket_scope(self, request: Any, sockname: Any, peername: Any) -> dict[str, Any]:
+        scope: dict[str, Any] = super()._build_websocket_scope(request, sockname, peername)
+        scope[BEHIND_KEY] = self._behind_request
+        return scope
+
+    def let_go(self) -> None:
+        """Its own way of closing would shut the connection down for whoever has it now."""
+        self._closed = True
+
 
 def install() -> None:
-    """Make gunicorn use `Connection`; it looks the name up at each upgrade."""
+    """Make gunicorn use these; it looks the names up at each connection and each upgrade."""
     websocket.WebSocketProtocol = Connection
+    gasgi.ASGIProtocol = Protocol

@@ -200,6 +200,24 @@ def test_a_client_that_does_not_read_is_dropped(start_server):
         assert poll.poll(10_000)
 
 
+async def test_a_command_right_behind_the_request_is_carried_out(port):
+    text = b'{"type":"list_rooms","request_id":"early"}'
+    lines = ["GET /v1/vsi HTTP/1.1", "Host: x", *(f"{name}: {value}" for name, value in UPGRADE.items()), "", ""]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write("\r\n".join(lines).encode() + bytes([0x81, 0x80 | len(text)]) + bytes(4) + text)
+    received = await asyncio.wait_for(reader.readuntil(b'"early"'), 10)
+    assert received.startswith(b"HTTP/1.1 101 ")
+    assert b"list_rooms.result" in received
+    writer.close()
+
+
+def test_no_handshake_is_a_plain_request(port):
+    for wrong in ({"Sec-WebSocket-Version": "8"}, {"Sec-WebSocket-Key": "short"}):
+        status, text, reply = get(port, "/v1/vsi", UPGRADE | wrong)
+        assert (status, text) == (426, '{"instance_id":"test","error":"this is a WebSocket endpoint"}\n')
+        assert reply.headers["Sec-WebSocket-Version"] == "13"
+
+
 def test_refusals_before_the_upgrade(port):
     status, text, _ = get(port, "/v1/vsi?app_id=(", UPGRADE)
     assert status == 400

@@ -5,6 +5,7 @@ import inspect
 import pytest
 from gunicorn.asgi import protocol
 from gunicorn.asgi import websocket as gunicorn_websocket
+from gunicorn.workers import gasgi
 
 from app.api import websocket
 
@@ -41,3 +42,31 @@ def test_the_class_is_looked_up_at_each_upgrade():
     )
     websocket.install()
     assert gunicorn_websocket.WebSocketProtocol is websocket.Connection
+
+
+def test_names_the_connection_leans_on():
+    source = inspect.getsource(protocol.ASGIProtocol._handle_websocket)
+    assert source.index("self._callback_parser = None") < source.index("self._build_websocket_scope(")
+    assert "_valid_websocket_key(key)" in source
+    assert "not self._closed" in inspect.getsource(protocol.ASGIProtocol._close_transport)
+    assert "ASGIProtocol(self)" in inspect.getsource(gasgi.ASGIWorker._serve)
+    assert "create_task(self._read_frames())" in inspect.getsource(original().run)
+    assert "await self._send_accept(message)" in inspect.getsource(original()._send)
+    assert "if self._denied:" in inspect.getsource(original()._deny)
+    websocket.install()
+    assert gasgi.ASGIProtocol is websocket.Protocol
+
+
+def test_a_request_and_what_came_behind_it():
+    scope = {"raw_path": b"/v1/rooms/r/ws", "headers": [(b"sec-websocket-key", b"AAAA")], websocket.BEHIND_KEY: b"\x81"}
+    made = websocket.Connection(None, scope, None, None)
+    made.feed_data(b"\x80")
+    head, _, behind = made.upgrade_request().partition(b"\r\n\r\n")
+    assert head.split(b"\r\n") == [
+        b"GET /v1/rooms/r/ws HTTP/1.1",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Version: 13",
+        b"Sec-WebSocket-Key: AAAA",
+    ]
+    assert behind == b"\x81\x80"
