@@ -48,6 +48,7 @@ class WebSocket:
         self._lag_bytes = lag_bytes
         self._protocol = ServerProtocol(max_size=MESSAGE_BYTES)
         self._rest = b""
+        self._early = b""  # came along with the request and is not looked at yet
         self._pending = bytearray()
         self._message: list[bytes] | None = None  # of fragments; text only
         self._is_fragmented = False
@@ -60,7 +61,7 @@ class WebSocket:
     def _shake_hands(self, head: bytes) -> None:
         end = head.find(b"\r\n\r\n") + 4
         self._protocol.receive_data(head[:end])
-        self._rest = head[end:]  # looked at when more comes
+        self._early = head[end:]
         requests = [event for event in self._protocol.events_received() if isinstance(event, Request)]
         if not requests:
             self.abort()
@@ -78,6 +79,9 @@ class WebSocket:
         """Text messages that are complete; [] when nothing new is."""
         if self._pending:
             self._flush()
+        if self._early:
+            data, self._early = self._early, b""
+            return list(self._messages(data))
         try:
             data = self._socket.recv(READ_BYTES)
         except (BlockingIOError, InterruptedError):

@@ -57,14 +57,14 @@ class Door:
         client.greeting = json.loads(await client.recv())
         return client
 
-    async def open_raw(self, participant_id="ws-1", row=1, **more):
-        """A socket that has been upgraded, nothing read of it yet beyond the 101."""
+    async def open_raw(self, participant_id="ws-1", row=1, *, behind=b"", **more):
+        """A socket that has been upgraded, nothing read of it yet. `behind`: sent along with the request."""
         loop = asyncio.get_running_loop()
         raw = socket.socket()
         raw.setblocking(False)
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await loop.sock_connect(raw, ("127.0.0.1", self.port))
-        await loop.sock_sendall(raw, HEAD)
+        await loop.sock_sendall(raw, HEAD + behind)
         assert isinstance(await self.admit(participant_id, row, **more), wire.Done)
         return raw
 
@@ -263,6 +263,21 @@ async def test_frames_in_single_bytes(door, banks):
     data = b""
     async with asyncio.timeout(EVENT_S):
         while b'{"type":"pong","event_id":5}' not in data:
+            data += await loop.sock_recv(raw, 4096)
+    raw.close()
+
+
+async def test_what_came_behind_the_request_is_looked_at_at_once(door):
+    text = b'{"type":"ping","event_id":5}'
+    frame = b"\x81" + bytes([0x80 | len(text)]) + b"\0\0\0\0" + text
+    raw = await door.open_raw(behind=frame + frame[:9])
+    loop = asyncio.get_running_loop()
+    data = b""
+    async with asyncio.timeout(EVENT_S):
+        while b'{"type":"pong","event_id":5}' not in data:
+            data += await loop.sock_recv(raw, 4096)
+        await loop.sock_sendall(raw, frame[9:])
+        while data.count(b'{"type":"pong","event_id":5}') < 2:
             data += await loop.sock_recv(raw, 4096)
     raw.close()
 
