@@ -15,6 +15,7 @@ import structlog
 from app.api.application import Api, create_api
 from app.api.legs import leg_operations
 from app.api.operations import overlay
+from app.api.room_socket import RoomSocket
 from app.api.rooms import room_operations
 from app.api.services import service_operations
 from app.api.unbuilt import CONTRACT
@@ -64,6 +65,7 @@ class Control:
         metrics.watch(
             legs=lambda: [(leg.facts.type, leg.facts.state) for leg in conference.legs],
             rooms=lambda: len(conference.rooms),
+            room_sockets=lambda: len(services.clients),
             stats=instance.stats,
             stats_rows=self._supervisor.stats_rows,
         )
@@ -73,7 +75,7 @@ class Control:
         self.api: Api = create_api(
             instance_id=config.instance_id,
             operations=operations,
-            sockets=[EventSocket(bus, operations, metrics)],
+            sockets=[EventSocket(bus, operations, metrics), RoomSocket(services.clients)],
             render_metrics=metrics.render,
             allowed=config.allowed_ips,
             trusts_proxy=config.trust_proxy_headers,

@@ -5,7 +5,7 @@ Owns: the names, and what a scrape reads: counters that control keeps, gauges as
 all processes in shared memory. No worker is asked.
 
 Rules
-1. `legs` and `rooms` are asked at each scrape; counters are told by whoever owns the change.
+1. Legs, rooms and clients are asked at each scrape; counters are told by whoever owns the change.
 2. Stats rows only grow: a row stays with its kind of process for the life of the instance, also after its process ended.
 
 Not here: the layout of a stats row -> `shm/stats.py`.
@@ -51,6 +51,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._legs: Callable[[], LegCounts] = tuple
         self._rooms: Callable[[], int] = int
+        self._room_sockets: Callable[[], int] = int
         self._stats: Stats | None = None
         self._stats_rows: Callable[[], StatsRows] = tuple
 
@@ -80,11 +81,13 @@ class Metrics:
         *,
         legs: Callable[[], LegCounts],
         rooms: Callable[[], int],
+        room_sockets: Callable[[], int] = int,
         stats: Stats | None = None,
         stats_rows: Callable[[], StatsRows] = tuple,
     ) -> None:
-        """What a scrape asks: (type, state) of every leg, the number of rooms, and which stats row is whose."""
-        self._legs, self._rooms, self._stats, self._stats_rows = legs, rooms, stats, stats_rows
+        """What a scrape asks: (type, state) of every leg, how many rooms and clients of theirs, and which stats row is whose."""
+        self._legs, self._rooms, self._room_sockets = legs, rooms, room_sockets
+        self._stats, self._stats_rows = stats, stats_rows
 
     def leg_reached(self, leg_type: str, state: str) -> None:
         """A leg came to `ringing` or `connected` for the first time."""
@@ -107,6 +110,7 @@ class Metrics:
         rooms = self._rooms()
         yield GaugeMetricFamily("voiceblender_active_rooms", "Rooms that exist", rooms)
         yield GaugeMetricFamily("roomtone_rooms", "Rooms that exist", rooms)
+        yield GaugeMetricFamily("roomtone_room_sockets", "WebSocket clients in rooms", self._room_sockets())
         legs = GaugeMetricFamily("roomtone_legs", "Legs that exist", labels=("type", "state"))
         for (leg_type, state), count in tally.items():
             legs.add_metric((leg_type, state), count)

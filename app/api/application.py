@@ -8,7 +8,7 @@ Rules
 2. A body is read only where the operation has a request struct; what is larger than the limit is read off up to DISCARD_LIMIT
    before the 413, so that the caller gets to see it.
 
-Not here: what operations do -> `app/rooms`, `app/legs`; the event WebSocket -> `vsi.py`.
+Not here: what operations do -> `app/rooms`, `app/legs`; the WebSockets -> `vsi.py`, `room_socket.py`.
 """
 
 from collections import defaultdict

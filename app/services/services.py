@@ -14,6 +14,7 @@ from app.legs.leg import Leg
 from app.rooms.conference import Conference
 from app.rooms.room import Guest, Room
 from app.services.agents import Agents
+from app.services.clients import Clients
 from app.services.playbacks import Playbacks
 from app.services.recordings import Recordings
 from app.services.speech import Speech
@@ -36,6 +37,7 @@ class Services:
         self.recordings = Recordings(self.venues)
         self.transcriptions = Transcriptions(self.venues)
         self.agents = Agents(self.venues)
+        self.clients = Clients(self.venues)
         self._reactions: dict[type, Callable[[Any], None]] = {
             messages.PlaybackStarted: self.playbacks.started,
             messages.PlaybackFinished: self.playbacks.finished,
@@ -48,6 +50,7 @@ class Services:
             messages.AgentConnected: self.agents.connected,
             messages.AgentSaid: self.agents.said,
             messages.AgentEnded: self.agents.ended,
+            messages.SocketClosed: self.clients.closed,
         }
         conference.rooms.services = self
 
@@ -87,7 +90,9 @@ class Services:
         return self._end(Venue(leg_id=leg.facts.id))
 
     def room_ends(self, room: Room) -> Awaitable[object] | None:
-        return self._end(Venue(room_id=room.facts.id))
+        ending = self._end(Venue(room_id=room.facts.id))
+        self.clients.end_in(room)
+        return ending
 
     def _end(self, venue: Venue) -> Awaitable[object] | None:
         self.agents.end_on(venue)
@@ -97,6 +102,7 @@ class Services:
 
     async def end_all(self) -> None:
         await self.recordings.end_all(END_LIMIT_S)
+        self.clients.end_all()
 
     # ---------------------------------------------------------------------------------------- what workers say
 
@@ -110,6 +116,7 @@ class Services:
         self.playbacks.stream_restarted(worker)
         self.transcriptions.stream_restarted(worker)
         self.agents.stream_restarted(worker)
+        self.clients.stream_restarted(worker)
 
     def replay(self, room_id: str, room: Room | None) -> Iterator[Order]:
         if room is not None:
@@ -119,13 +126,14 @@ class Services:
     # ---------------------------------------------------------------------------------------- a new control
 
     def rows(self) -> list[Row]:
-        return self.agents.rows()
+        return [*self.agents.rows(), *self.clients.rows()]
 
     def load(self) -> None:
         self.playbacks.load()
         self.recordings.load()
         self.transcriptions.load()
         self.agents.load()
+        self.clients.load()
 
     def reconcile_room(self, worker: Worker, inventory: list[Any]) -> None:
         lent, worker.lent = worker.lent, {}
@@ -139,12 +147,15 @@ class Services:
         alive = {session_id for part in inventory for session_id in part.session_ids}
         self.transcriptions.reconcile(worker, alive)
         self.agents.reconcile(worker, alive)
+        self.clients.reconcile(worker, alive)
         asyncio.get_running_loop().call_later(END_LIMIT_S, self._end_strangers, worker, alive)
 
     def _end_strangers(self, worker: Worker, alive: set[str]) -> None:
         """Sessions that our predecessor had ended for the world, but not yet for stream. Unknown ids mean nothing there."""
+        kinds = (self.transcriptions, self.agents, self.playbacks, self.clients)
         for session_id in alive:
-            if not any(kind.knows(session_id) for kind in (self.transcriptions, self.agents, self.playbacks)):
+            if not any(kind.knows(session_id) for kind in kinds):
+                worker.tell(messages.CloseSocket(participant_id=session_id))
                 worker.tell(messages.StopTranscription(session_id=session_id))
                 worker.tell(messages.StopAgent(session_id=session_id))
                 worker.tell(messages.CancelClip(clip_id=session_id))
