@@ -35,9 +35,10 @@ async def test_addresses_not_on_the_list_are_refused(own_server: Callable[..., S
     assert await asked(server, from_="127.0.0.2", path="/v1/nothing") == 403
     assert await asked(server, from_="127.0.0.2", forwarded="127.0.0.1") == 403, "the header counts only where trusted"
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))) as session:
-        with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
-            await session.ws_connect(server.base + "/v1/vsi")
-    assert refusal.value.status == 403
+        for path in ("/v1/vsi", "/v1/rooms/none/ws"):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refusal:
+                await session.ws_connect(server.base + path)
+            assert refusal.value.status == 403
     assert not server.errors()
     await asyncio.to_thread(server.stop)
 
