@@ -11,7 +11,9 @@ import msgspec
 from apidocs.yaml import to_yaml
 from app.api.legs import leg_operations
 from app.api.operations import Operation, overlay
+from app.api.room_socket import RoomSocket
 from app.api.rooms import room_operations
+from app.api.services import service_operations
 from app.api.unbuilt import CONTRACT
 from app.events.catalogue import CATALOGUE, COUNT, TEXT, TEXT_MAP
 
@@ -58,6 +60,30 @@ STATUS: Json = {
     "properties": {**INSTANCE, "status": TEXT},
     "additionalProperties": TEXT,
 }
+RECORDED: Json = {
+    "type": "object",
+    "required": ["instance_id", "status", "file"],
+    "properties": {
+        **INSTANCE,
+        "status": TEXT,
+        "file": TEXT,
+        "multi_channel_file": TEXT,
+        "channels": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "required": ["channel", "start_ms", "end_ms"],
+                "properties": {"channel": COUNT, "start_ms": COUNT, "end_ms": COUNT, "file": TEXT},
+            },
+        },
+        "omitted_legs": {"type": "array", "items": TEXT},
+    },
+}
+TRANSCRIBED: Json = {
+    "type": "object",
+    "required": ["instance_id", "status", "room_id", "leg_ids"],
+    "properties": {**INSTANCE, "status": TEXT, "room_id": TEXT, "leg_ids": {"type": "array", "items": TEXT}},
+}
 ERROR: Json = {
     "type": "object",
     "required": ["instance_id", "error"],
@@ -71,6 +97,9 @@ REPLIES = {  # by command; all others are a Status
     "list_legs": ("Leg", True),
     "get_leg": ("Leg", False),
     "create_leg": ("Leg", False),
+    "room_record_stop": ("Recorded", False),
+    "leg_record_stop": ("Recorded", False),
+    "room_stt_start": ("Transcribed", False),
 }
 
 
@@ -84,7 +113,7 @@ class _NoInstance:
 def documents() -> dict[str, str]:
     """File name -> text."""
     nobody: Any = _NoInstance()
-    operations = overlay(CONTRACT, [*room_operations(nobody), *leg_operations(nobody)])
+    operations = overlay(CONTRACT, [*room_operations(nobody), *leg_operations(nobody), *service_operations(nobody)])
     return {
         "openapi.yaml": HEADER + to_yaml(openapi(operations)),
         "asyncapi.yaml": HEADER + to_yaml(asyncapi(operations)),
@@ -109,11 +138,20 @@ def openapi(operations: list[Operation]) -> Json:
         "servers": [{"url": "http://localhost:8080"}],
         "paths": {
             **paths,
+            RoomSocket.path: {"get": _room_socket()},
             "/v1/vsi": {"get": _event_socket()},
             "/metrics": {"get": {"operationId": "metrics", "responses": metrics}},
         },
         "components": {
-            "schemas": {"Room": ROOM, "Leg": LEG, "Status": STATUS, "Error": ERROR, **schemas},
+            "schemas": {
+                "Room": ROOM,
+                "Leg": LEG,
+                "Status": STATUS,
+                "Recorded": RECORDED,
+                "Transcribed": TRANSCRIBED,
+                "Error": ERROR,
+                **schemas,
+            },
             "responses": {"Error": _reply("What was wrong, in one sentence", {"$ref": "#/components/schemas/Error"})},
         },
     }
@@ -143,6 +181,15 @@ def _operation(operation: Operation) -> Json:
     return described
 
 
+def _room_socket() -> Json:
+    return {
+        "operationId": "room_socket",
+        "summary": "Take part in a room by WebSocket; its frames are in asyncapi.yaml",
+        "parameters": [{"name": "room_id", "in": "path", "required": True, "schema": TEXT}],
+        "responses": {"101": {"description": "Upgraded"}, "default": {"$ref": "#/components/responses/Error"}},
+    }
+
+
 def _event_socket() -> Json:
     return {
         "operationId": "vsi",
@@ -168,6 +215,7 @@ def asyncapi(operations: list[Operation]) -> Json:
     commands = {operation.command: _command(operation) for operation in operations if operation.command}
     built = {name: message for name, message in commands.items() if message}
     frames = _frames()
+    heard, said = _audio_frames()
     references = [{"$ref": f"#/components/messages/{name}"} for name in events]
     return {
         "asyncapi": "3.0.0",
@@ -177,6 +225,12 @@ def asyncapi(operations: list[Operation]) -> Json:
             "vsi": {
                 "address": "/v1/vsi",
                 "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in [*events, *built, *frames]},
+            },
+            "room": {
+                "address": RoomSocket.path,
+                "description": "Take part in a room: 20 ms of what is heard in each frame, any length in what is said",
+                "parameters": {"room_id": {"description": "The room's id"}},
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in [*heard, *said]},
             },
             "webhook": {
                 "address": "the URL given by WEBHOOK_URL, a leg or a room",
@@ -195,9 +249,19 @@ def asyncapi(operations: list[Operation]) -> Json:
                 "channel": {"$ref": "#/channels/vsi"},
                 "messages": [{"$ref": f"#/channels/vsi/messages/{name}"} for name in built],
             },
+            "hear": {
+                "action": "send",
+                "channel": {"$ref": "#/channels/room"},
+                "messages": [{"$ref": f"#/channels/room/messages/{name}"} for name in heard],
+            },
+            "say": {
+                "action": "receive",
+                "channel": {"$ref": "#/channels/room"},
+                "messages": [{"$ref": f"#/channels/room/messages/{name}"} for name in said],
+            },
         },
         "components": {
-            "messages": {**events, **built, **frames},
+            "messages": {**events, **built, **frames, **heard, **said},
             "schemas": {"Event": {"oneOf": references}},
         },
     }
@@ -272,3 +336,28 @@ def _frames() -> dict[str, Json]:
         }
         for name, (summary, fields) in shapes.items()
     }
+
+
+def _audio_frames() -> tuple[dict[str, Json], dict[str, Json]]:
+    """Of the room WebSocket: what the server sends, what it takes. Named apart from those of the event WebSocket."""
+    audio = {"type": "string", "contentEncoding": "base64", "description": "s16le, mono, at sample_rate"}
+
+    def frame(summary: str, kind: str, fields: Json, *required: str) -> Json:
+        properties = {"type": {"const": kind}, **fields} if kind else fields
+        names = [*(["type"] if kind else []), *required]
+        return {"summary": summary, "payload": {"type": "object", "required": names, "properties": properties}}
+
+    greeting = {"participant_id": TEXT, "sample_rate": COUNT, "format": {"const": "pcm_s16le"}}
+    heard = {
+        "room_connected": frame("The first frame", "connected", greeting, *greeting),
+        "room_heard": frame("20 ms of everybody else", "", {"audio": audio}, "audio"),
+        "room_ping": frame("Every 30 s, and from the client at any time", "ping", {"event_id": COUNT}),
+        "room_pong": frame("The answer to a ping, with its event_id", "pong", {"event_id": COUNT}),
+    }
+    said = {
+        "room_said": frame("Any length, played at its pace; type audio may be given", "", {"audio": audio}, "audio"),
+        "room_stop": frame("The server closes with 1000; hangup means the same", "stop", {}),
+        "room_client_ping": frame("Answered with pong", "ping", {"event_id": COUNT}),
+        "room_client_pong": frame("The client's sign of life", "pong", {"event_id": COUNT}),
+    }
+    return heard, said
