@@ -5,7 +5,7 @@ Owns: the phase of each room and how many participants each phase has.
 
 Rules
 1. A room takes the emptiest of its worker's phases when that starts, and keeps it while the worker lives.
-2. `OpenRoom` is sent before the first participant's entry but not waited for separately: both answers come in one tick.
+2. `OpenRoom` is sent before anybody's entry but not waited for separately: both answers come in one tick.
 
 Not here: which process mixes a room, and how long an idle one is kept -> `app/supervisor/`.
 """
@@ -55,18 +55,27 @@ class Mixing:
     async def _open(self, room: Room) -> Worker:
         try:
             worker = await self._supervisor.room_worker(room.facts.id, shared=room.is_hidden)
+            if (
+                room.is_deleted and self._latest.get(room.facts.id) is room
+            ):  # no new room of this name asked for the worker
+                self._supervisor.release_room(room.facts.id, at_once=True)
+            self._check(room)
+            if not room.size and (worker is not room.last_worker or room.facts.phase == NO_PHASE):
+                room.facts.phase = min(self._supervisor.phases_of(worker), key=self.loads.__getitem__)
+                self._save(room)
+            opened = asyncio.ensure_future(worker.call(room.opening_command()))
+            await asyncio.sleep(0)  # it is sent now: whoever finds a worker at the room sends an entry at once
+            self._check(room)
+            self.adopt(room, worker)
+            room.opened = opened
         finally:
             room.opening = None
-        if room.is_deleted:
-            if self._latest.get(room.facts.id) is room:  # no new room of this name asked for the worker
-                self._supervisor.release_room(room.facts.id, at_once=True)
-            raise CallerError("room was deleted")
-        if not room.size and (worker is not room.last_worker or room.facts.phase == NO_PHASE):
-            room.facts.phase = min(self._supervisor.phases_of(worker), key=self.loads.__getitem__)
-            self._save(room)
-        self.adopt(room, worker)
-        room.opened = asyncio.ensure_future(worker.call(room.opening_command()))
         return worker
+
+    @staticmethod
+    def _check(room: Room) -> None:
+        if room.is_deleted:
+            raise CallerError("room was deleted")
 
     def adopt(self, room: Room, worker: Worker) -> None:
         """`worker` mixes the room from now on."""

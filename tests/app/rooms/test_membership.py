@@ -4,6 +4,7 @@ import pytest
 
 from app.legs.requests import EarlyMedia
 from app.rooms import membership
+from app.rooms.room import Guest
 from shm.clock import tick_now
 from shm.errors import CallerError, ResourceError
 from shm.messages import (
@@ -342,3 +343,22 @@ async def test_mute_and_deaf_reach_the_mix(stage):
     ]
     assert stage.told() == ["leg.muted", "leg.deaf", "leg.unmuted"]
     assert stage.sip.of(Hold) == []
+
+
+async def test_nobodys_entry_overtakes_the_opening_of_the_room(stage):
+    """A request that comes in just as the worker is found must not be quicker than OpenRoom."""
+    leg_id = await stage.connected_in()
+    await stage.room("r")
+    guest = Guest("ws-1", stage.legs.paths.rows.take(16000))
+    place = stage.supervisor.room_worker
+    late = []
+
+    async def placed(room_id, *, shared=False):
+        worker = await place(room_id, shared=shared)
+        late.append(asyncio.ensure_future(stage.conference.membership.admit(stage.rooms.find("r"), guest)))
+        return worker
+
+    stage.supervisor.room_worker = placed
+    await stage.add("r", leg_id)
+    await late[0]
+    assert [type(command) for command in stage.mixer("r").sent] == [OpenRoom, AddParticipant, AddParticipant]
