@@ -18,6 +18,7 @@ from typing import Any
 
 import aiohttp
 
+from benchlib import sockets
 from benchlib.calls import Caller, SetUp
 from benchlib.generator import Generator, build
 from benchlib.metrics import growth
@@ -62,6 +63,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20, help="length of the measured window (default %(default)s)")
     parser.add_argument("--rate", type=int, default=16000, choices=(8000, 16000, 48000), help="the rooms' sample rate")
     parser.add_argument("--codec", default="PCMU", choices=("PCMU", "PCMA"))
+    parser.add_argument("--sockets", type=int, default=0, help="measure so many room WebSockets instead of calls")
     parser.add_argument("--concurrency", type=int, default=16, help="calls in set-up at a time (default %(default)s)")
     parser.add_argument(
         "--rtp-port-min", type=int, default=10000, help="server's ports from here, generator's above them"
@@ -75,7 +77,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
         "--server-command", type=shlex.split, help="start this instead of the server (it gets its environment)"
     )
     chosen = parser.parse_args(arguments)
-    if min(chosen.legs, chosen.room_size, chosen.concurrency) < 1 or chosen.seconds <= 0:
+    if min(chosen.legs, chosen.room_size, chosen.concurrency) < 1 or chosen.seconds <= 0 or chosen.sockets < 0:
         parser.error("numbers must be positive")
     return chosen
 
@@ -170,6 +172,8 @@ async def bench(root: Path, chosen: argparse.Namespace, log: Path, show: Progres
 def run(root: Path) -> int:
     chosen = options()
     show = Progress()
+    if chosen.sockets:
+        return sockets.run(root, chosen, show.show, show.end)
     log = root / "build" / f"bench-{chosen.legs}x{chosen.room_size}-{int(time.time())}.log"
     log.parent.mkdir(exist_ok=True)
     try:
