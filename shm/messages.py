@@ -668,7 +668,8 @@ class AgentEnded(Event, frozen=True, kw_only=True):
 
 
 class AcceptSocket(Command, frozen=True, kw_only=True):
-    """control -> stream, with the descriptor of an HTTP connection whose upgrade request is `head`: a room WebSocket.
+    """control -> stream, with the descriptor of an HTTP connection: a room WebSocket. `head`: its upgrade request and whatever
+    bytes came behind it.
 
     Done once the 101 is out. `SocketClosed` follows when it is over.
     """

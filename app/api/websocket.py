@@ -6,12 +6,10 @@ leans on.
 
 Rules
 1. Unmasking is done in C. (gunicorn does it byte by byte in Python: 64 KiB would take 6 ms of the loop.)
-2. A refused handshake is answered with a status and a JSON body. (gunicorn knows 403 without a body.) What is no handshake by
-   RFC 6455 section 4.2.1 is a plain GET. (gunicorn answers it by itself, before anybody could say 404.)
+2. A refused handshake is answered with a status and JSON, what is none by RFC 6455 as a plain GET. (gunicorn knows 403 alone.)
 3. `heard_ns` is the time of the last frame of any kind, so that a WebSocket-level ping or pong counts as a sign of life.
-4. `abort` closes without waiting for what the peer does not read.
-5. Nothing is read before the handshake is accepted, and what came right behind the request is kept (gunicorn loses it), so
-   that the connection can be given to another process whole: `upgrade_request` and `descriptor`, then `let_go`.
+4. What came right behind the request is kept (gunicorn loses it) and not read before the handshake is accepted, so that a
+   connection can be given to another process whole: `upgrade_request` and `descriptor`, then `let_go`.
 
 The connection is in the ASGI scope under SCOPE_KEY; under another server there is none, and no WebSocket is served.
 """

@@ -1,4 +1,5 @@
-"""What rooms ask of the services above them (`app/services/`): playback, speech, recording, transcription, agents.
+"""What rooms ask of the services above them (`app/services/`): playback, speech, recording, transcription, agents,
+WebSocket clients.
 
 Runs in: control.
 Owns: the questions, and the answers of a server without services (in tests).

@@ -17,6 +17,7 @@ import secrets
 
 import msgspec
 
+from app.logs import log
 from app.rooms.room import Guest, Room
 from app.services.venues import Venues
 from app.supervisor import Worker
@@ -79,7 +80,8 @@ class Clients:
         command = AcceptSocket(participant_id=client_id, row=facts.row, phase=room.facts.phase, head=request)
         try:
             await self._server(facts).call(command, descriptors=(descriptor,))
-        except RoomtoneError:
+        except RoomtoneError as error:
+            log.warning("room socket", participant_id=client_id, error=str(error))
             self._forget(facts)
             raise
 

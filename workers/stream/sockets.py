@@ -12,7 +12,7 @@ Rules
 4. A ping of ours and one of the protocol every PING_TICKS; IDLE_TICKS without a frame of any kind end the connection.
 5. `SocketClosed` is posted once, when the client can say and hear nothing any more, for whatever reason.
 
-Not here: framing, the closing → `websocket.py`; the upgrade request → gunicorn, which hands the connection over.
+Not here: framing, the closing → `websocket.py`; the upgrade request → control, which hands the connection over.
 """
 
 import socket
