@@ -26,6 +26,7 @@ from tests.flows.tools.rest import Rest
 from tests.flows.tools.room_client import RoomClient
 from tests.flows.tools.server import Server
 from tests.flows.tools.spectrum import HEARD_DB, level_db, tones
+from tests.vendors.pipecat import Pipecat
 
 pytestmark = pytest.mark.flow
 
@@ -97,6 +98,20 @@ async def test_clients_alone_hear_each_other_and_keep_the_room_going(server: Ser
         assert not vsi.all("playback.finished")
     assert (await vsi.wait("playback.finished", playback_id=playback_id))["reason"] == "stopped"
     assert {event.split(".")[0] for event in vsi.of(room_id=room_id)} == {"room", "playback"}
+
+
+async def test_a_client_alone_keeps_an_agent_which_ends_with_it(server: Server, rest: Rest, vsi: Vsi) -> None:
+    await rest.room("r")
+    async with Pipecat() as bot, RoomClient(server.base, "r", tone_hz=660) as client:
+        bot.interrupt_after_chunks = 10_000
+        await rest.post("/rooms/r/agent/pipecat", {"websocket_url": bot.url.replace("http", "ws") + bot.path})
+        await vsi.wait("agent.connected", room_id="r")
+        await client.settled({bot.tone_hz}, not_={660})
+        heard = np.frombuffer(bytes(bot.audio[-2 * 3200 :]), np.int16)
+        assert tones(heard, 16000) == {660}
+        await client.send(type="stop")
+        await vsi.wait("agent.disconnected", room_id="r")
+        await rest.delete("/rooms/r/agent", expect=404)
 
 
 async def test_what_comes_in_one_burst_is_heard_at_its_pace(server: Server, rest: Rest) -> None:
@@ -202,6 +217,10 @@ async def test_what_is_sent_behind_the_request_is_not_lost(server: Server, rest:
         assert received.startswith(b"HTTP/1.1 101 ")
         assert received.index(b'"connected"') < received.index(b'"pong"')
         writer.close()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
+    writer.write(request + bytes(40_000))  # more than travels with a connection; nobody who waits for the 101 does this
+    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 400 ")
+    writer.close()
     await emptied(server)
 
 
@@ -243,6 +262,21 @@ async def test_behind_nginx(server: Server, rest: Rest) -> None:
                 pass
         assert refused.value.response.status_code == 404
         assert json.loads(refused.value.response.body)["error"] == "room not found"
+
+
+async def test_the_playout_lead_is_waited_for(own_server: Callable[..., Server]) -> None:
+    server = own_server(WS_JITTER_BUFFER_MS="390")  # rounded up to 400
+    async with Rest(server.base) as rest:
+        await rest.room("r")
+        async with RoomClient(server.base, "r") as speaker, RoomClient(server.base, "r") as listener:
+            await listener.listen(0.1)
+            before = len(listener.heard)
+            speaker.tone_hz = 440
+            await listener.settled({440})
+            audio = listener.recorded(before).audio.reshape(-1, 320)
+            waited = [level_db(frame, 16000, 440) > HEARD_DB for frame in audio].index(True)
+            assert 18 <= waited <= 50  # of 20 ms each; a loaded machine takes longer
+    await asyncio.to_thread(server.stop)
 
 
 # --- services and other lives --------------------------------------------------------------------------------------
