@@ -119,24 +119,24 @@ def _error_handler(replies: Replies) -> Callable[..., Awaitable[None]]:
         req: Request, resp: Response | None, error: Exception, _params: Any, ws: WebSocket | None = None
     ) -> None:
         status, text = status_and_text(error)
+        again = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, ResourceError) else {}
         if ws is not None:
-            await _refuse(req, ws, status, replies.encode_error(text))
+            await _refuse(req, ws, status, again, replies.encode_error(text))
             return
         assert resp is not None
         resp.status = status
         resp.data = replies.encode_error(text)
-        if isinstance(error, ResourceError):
-            resp.set_header("Retry-After", str(RETRY_AFTER_S))
-        elif isinstance(error, falcon.HTTPMethodNotAllowed) and error.headers:
+        resp.set_headers(again)
+        if isinstance(error, falcon.HTTPMethodNotAllowed) and error.headers:
             resp.set_headers(error.headers)
 
     return handle
 
 
-async def _refuse(req: Request, ws: WebSocket, status: int, body: bytes) -> None:
+async def _refuse(req: Request, ws: WebSocket, status: int, headers: dict[str, str], body: bytes) -> None:
     connection = req.scope.get(websocket.SCOPE_KEY)
     if ws.unaccepted and connection is not None:
-        connection.deny(status, CORS_HEADERS, body)
+        connection.deny(status, CORS_HEADERS | headers, body)
     elif not ws.closed:
         await ws.close(3000 + status if ws.unaccepted else 1011)
 

@@ -264,8 +264,8 @@ async def test_behind_nginx(server: Server, rest: Rest) -> None:
         assert json.loads(refused.value.response.body)["error"] == "room not found"
 
 
-async def test_the_playout_lead_is_waited_for(own_server: Callable[..., Server]) -> None:
-    server = own_server(WS_JITTER_BUFFER_MS="390")  # rounded up to 400
+async def test_the_playout_lead_is_waited_for_and_rows_run_out(own_server: Callable[..., Server]) -> None:
+    server = own_server(WS_JITTER_BUFFER_MS="390", MAX_LEGS="2")  # the lead is rounded up to 400
     async with Rest(server.base) as rest:
         await rest.room("r")
         async with RoomClient(server.base, "r") as speaker, RoomClient(server.base, "r") as listener:
@@ -276,6 +276,12 @@ async def test_the_playout_lead_is_waited_for(own_server: Callable[..., Server])
             audio = listener.recorded(before).audio.reshape(-1, 320)
             waited = [level_db(frame, 16000, 440) > HEARD_DB for frame in audio].index(True)
             assert 18 <= waited <= 50  # of 20 ms each; a loaded machine takes longer
+            with pytest.raises(InvalidStatus) as refused:
+                async with RoomClient(server.base, "r"):
+                    pass
+            assert refused.value.response.status_code == 503
+            assert int(refused.value.response.headers["Retry-After"]) > 0
+            assert await clients_of(server) == 2
     await asyncio.to_thread(server.stop)
 
 
