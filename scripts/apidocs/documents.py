@@ -12,6 +12,7 @@ from apidocs.yaml import to_yaml
 from app.api.legs import leg_operations
 from app.api.operations import Operation, overlay
 from app.api.rooms import room_operations
+from app.api.services import service_operations
 from app.api.unbuilt import CONTRACT
 from app.events.catalogue import CATALOGUE, COUNT, TEXT, TEXT_MAP
 
@@ -58,6 +59,30 @@ STATUS: Json = {
     "properties": {**INSTANCE, "status": TEXT},
     "additionalProperties": TEXT,
 }
+RECORDED: Json = {
+    "type": "object",
+    "required": ["instance_id", "status", "file"],
+    "properties": {
+        **INSTANCE,
+        "status": TEXT,
+        "file": TEXT,
+        "multi_channel_file": TEXT,
+        "channels": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "required": ["channel", "start_ms", "end_ms"],
+                "properties": {"channel": COUNT, "start_ms": COUNT, "end_ms": COUNT, "file": TEXT},
+            },
+        },
+        "omitted_legs": {"type": "array", "items": TEXT},
+    },
+}
+TRANSCRIBED: Json = {
+    "type": "object",
+    "required": ["instance_id", "status", "room_id", "leg_ids"],
+    "properties": {**INSTANCE, "status": TEXT, "room_id": TEXT, "leg_ids": {"type": "array", "items": TEXT}},
+}
 ERROR: Json = {
     "type": "object",
     "required": ["instance_id", "error"],
@@ -71,6 +96,9 @@ REPLIES = {  # by command; all others are a Status
     "list_legs": ("Leg", True),
     "get_leg": ("Leg", False),
     "create_leg": ("Leg", False),
+    "room_record_stop": ("Recorded", False),
+    "leg_record_stop": ("Recorded", False),
+    "room_stt_start": ("Transcribed", False),
 }
 
 
@@ -84,7 +112,7 @@ class _NoInstance:
 def documents() -> dict[str, str]:
     """File name -> text."""
     nobody: Any = _NoInstance()
-    operations = overlay(CONTRACT, [*room_operations(nobody), *leg_operations(nobody)])
+    operations = overlay(CONTRACT, [*room_operations(nobody), *leg_operations(nobody), *service_operations(nobody)])
     return {
         "openapi.yaml": HEADER + to_yaml(openapi(operations)),
         "asyncapi.yaml": HEADER + to_yaml(asyncapi(operations)),
@@ -113,7 +141,15 @@ def openapi(operations: list[Operation]) -> Json:
             "/metrics": {"get": {"operationId": "metrics", "responses": metrics}},
         },
         "components": {
-            "schemas": {"Room": ROOM, "Leg": LEG, "Status": STATUS, "Error": ERROR, **schemas},
+            "schemas": {
+                "Room": ROOM,
+                "Leg": LEG,
+                "Status": STATUS,
+                "Recorded": RECORDED,
+                "Transcribed": TRANSCRIBED,
+                "Error": ERROR,
+                **schemas,
+            },
             "responses": {"Error": _reply("What was wrong, in one sentence", {"$ref": "#/components/schemas/Error"})},
         },
     }
