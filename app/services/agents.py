@@ -6,7 +6,8 @@ Owns: which room or leg has which agent, and the row that each agent speaks on.
 Rules
 1. An agent is a guest of a room (`app/rooms/room.py`): its row is in the mix. One of a leg hears that leg alone and is heard by
    everybody in the leg's room, or by the leg in a hidden one; it follows the leg.
-2. `agent.disconnected` comes once for each agent started, whatever ends it, also when there never was a connection.
+2. `agent.disconnected` comes once for each agent started, whatever ends it, also when there never was a connection. What was
+   not asked for is logged with its reason. A connection that is lost is not made anew: that is the caller's to decide.
 3. An agent may wait in an empty room; it ends when the room ceases to be occupied (`Services.vacated`).
 
 Not here: vendors -> `workers/stream/agents/`.
@@ -27,11 +28,12 @@ from app.services.requests import (
     ElevenLabsAgent,
     PipecatAgent,
     VapiAgent,
+    check_bot,
     key_of,
 )
 from app.services.venues import Venue, Venues
 from app.supervisor import Worker
-from shm.errors import CallerError, PeerError, RoomtoneError
+from shm.errors import CallerError, PeerError, ResourceError, RoomtoneError
 from shm.messages import (
     AgentConnected,
     AgentEnded,
@@ -46,6 +48,7 @@ from shm.messages import (
 KIND = "agent"  # in the ledger
 LOST_AFTER_S = 1.0
 WITHOUT_MESSAGES = ("elevenlabs",)
+LIMIT_BYTES = 60_000  # of settings or a message: they travel to stream in one piece
 
 AgentRequest = ElevenLabsAgent | VapiAgent | PipecatAgent | DeepgramAgent
 
@@ -84,8 +87,7 @@ class Agents:
         return self._start("vapi", request, request.api_key, Venue(room_id=room_id, leg_id=leg_id))
 
     async def start_pipecat(self, *, request: PipecatAgent, room_id: str = "", leg_id: str = "") -> dict[str, Any]:
-        if not request.websocket_url.lower().startswith(("ws://", "wss://")):
-            raise CallerError("websocket_url: only ws and wss")
+        check_bot(request)
         return self._start("pipecat", request, "", Venue(room_id=room_id, leg_id=leg_id))
 
     async def start_deepgram(self, *, request: DeepgramAgent, room_id: str = "", leg_id: str = "") -> dict[str, Any]:
@@ -93,13 +95,15 @@ class Agents:
 
     def _start(self, provider: str, request: AgentRequest, own_key: str, venue: Venue) -> dict[str, Any]:
         venues = self._venues
+        fields = {name: value for name, value in msgspec.structs.asdict(request).items() if name != "api_key"}
+        settings = msgspec.json.encode(fields)
+        _check_size("settings", len(settings) + len(own_key))
         key = key_of(venues.config, provider, own_key)
         app_id = venues.app_id(venue)
         if venue.leg_id:
             venues.check_connected(venues.legs.get(venue.leg_id))
         if venue in self._agents:
             raise CallerError("an agent is already attached", 409)
-        settings = {name: value for name, value in msgspec.structs.asdict(request).items() if name != "api_key"}
         facts = AgentFacts(
             id=f"agent-{secrets.token_hex(4)}",
             session_id=secrets.token_hex(8),
@@ -107,16 +111,18 @@ class Agents:
             provider=provider,
             app_id=app_id,
             api_key=key,
-            settings=msgspec.json.encode(settings),
+            settings=settings,
             stream_index=secrets.randbelow(len(venues.supervisor.stream)),
         )
         self._agents[venue] = self._by_session[facts.session_id] = facts
         self._save(facts)
+        self._log(facts, "info", "agent started")
         venues.spawn(self._begin(facts))
         where = {"leg_id": venue.leg_id} if venue.leg_id else {"room_id": venue.room_id}
         return {"status": "agent_started", **where}
 
     async def send_message(self, *, request: AgentMessage, room_id: str = "", leg_id: str = "") -> dict[str, Any]:
+        _check_size("message", len(request.message.encode()))
         facts = self._get(Venue(room_id=room_id, leg_id=leg_id))
         if not facts.is_connected:
             raise CallerError("the agent is not connected", 409)
@@ -126,7 +132,7 @@ class Agents:
             await self._maker(facts).call(SendAgentMessage(session_id=facts.session_id, text=request.message))
         except CallerError as error:
             raise CallerError(str(error), 409) from None
-        except PeerError as error:
+        except (PeerError, ResourceError) as error:
             raise CallerError(str(error), 500) from None
         return {"status": "message_sent"}
 
@@ -151,16 +157,11 @@ class Agents:
             else:
                 await self._attach(facts, venues.rooms.existing(facts.venue.room_id), None)
         except RoomtoneError as error:
-            log.info("agent", provider=facts.provider, error=str(error))
-            self._end(facts)
+            self._fail(facts, str(error))
 
     async def _attach(self, facts: AgentFacts, room: Room, leg: Leg | None) -> None:
         """Into the room and onto the vendor's line. Does nothing once it is over."""
-        if self._is_over(facts):
-            return
-        await self._admit(facts, room)
-        if self._is_over(facts):
-            self._let_go(facts)
+        if self._is_over(facts) or not await self._admit(facts, room):
             return
         assert facts.row is not None
         hears = leg.facts.path.row if leg is not None and leg.facts.path is not None else None
@@ -176,7 +177,8 @@ class Agents:
             )
         )
 
-    async def _admit(self, facts: AgentFacts, room: Room) -> None:
+    async def _admit(self, facts: AgentFacts, room: Room) -> bool:
+        """Into the mix; False when it ended meanwhile, and then it is out again."""
         rows = self._venues.legs.paths.rows
         if facts.row is None or facts.row.rate_hz != room.facts.rate_hz:
             fresh = rows.take(room.facts.rate_hz)
@@ -186,6 +188,10 @@ class Agents:
         facts.mixed_in = room.facts.id
         self._save(facts)
         await self._venues.membership.admit(room, self._guest(facts))
+        if self._is_over(facts):
+            self._let_go(facts)
+            return False
+        return True
 
     @staticmethod
     def _guest(facts: AgentFacts) -> Guest:
@@ -215,9 +221,7 @@ class Agents:
     def ended(self, event: AgentEnded) -> None:
         facts = self._by_session.get(event.session_id)
         if facts is not None:
-            if event.error:
-                log.warning("agent", provider=facts.provider, error=event.error)
-            self._end(facts)
+            self._fail(facts, event.error or "the vendor hung up")
 
     # ---------------------------------------------------------------------------------------- the end
 
@@ -226,6 +230,17 @@ class Agents:
         facts = self._agents.get(venue)
         if facts is not None:
             self._end(facts)
+
+    def _fail(self, facts: AgentFacts, why: str) -> None:
+        if not self._is_over(facts):
+            self._log(facts, "warning", "agent ended", error=why)
+            self._end(facts)
+
+    @staticmethod
+    def _log(facts: AgentFacts, level: str, event: str, **fields: str) -> None:
+        """What stream logs of it meanwhile has the same `session_id`."""
+        where = {name: value for name, value in msgspec.structs.asdict(facts.venue).items() if value}
+        getattr(log, level)(event, **where, provider=facts.provider, session_id=facts.session_id, **fields)
 
     def _end(self, facts: AgentFacts) -> None:
         if self._is_over(facts):
@@ -269,10 +284,10 @@ class Agents:
             if old is not None:
                 self._venues.membership.dismiss(old, facts.id)
             try:
-                await self._admit(facts, room)
+                if not await self._admit(facts, room):
+                    return
             except RoomtoneError as error:
-                log.warning("agent", provider=facts.provider, error=str(error))
-                self._end(facts)
+                self._fail(facts, str(error))
                 return
             self._maker(facts).tell(
                 MoveTap(
@@ -289,7 +304,7 @@ class Agents:
     def stream_restarted(self, worker: Worker) -> None:
         for facts in list(self._agents.values()):
             if facts.stream_index == worker.index:
-                self._end(facts)
+                self._fail(facts, f"{worker.name} was restarted")
 
     def rows(self) -> list[Row]:
         """In a new control: rows in use."""
@@ -313,7 +328,12 @@ class Agents:
 
     def _end_lost(self, lost: list[AgentFacts]) -> None:
         for facts in lost:
-            self._end(facts)
+            self._fail(facts, "lost with the control process that began it")
 
     def knows(self, session_id: str) -> bool:
         return session_id in self._by_session
+
+
+def _check_size(what: str, size: int) -> None:
+    if size > LIMIT_BYTES:
+        raise CallerError(f"{what}: at most {LIMIT_BYTES} bytes", 413)

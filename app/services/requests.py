@@ -10,6 +10,7 @@ Rules
 
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -218,3 +219,17 @@ def transcription_options(request: Transcribe) -> dict[str, str | int | float | 
     if request.utterance_end_ms is not None:
         options["utterance_end_ms"] = request.utterance_end_ms
     return options
+
+
+# ------------------------------------------------------------------------------------------------ agents
+
+
+def check_bot(request: PipecatAgent) -> None:
+    """Whether its address could be a WebSocket's at all; whether it may be reached is judged where it is dialled."""
+    try:
+        url = urlsplit(request.websocket_url)
+        is_good = url.scheme in ("ws", "wss") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise CallerError("websocket_url: a ws or wss URL")

@@ -6,7 +6,8 @@ Owns: which workers there are, and which room is mixed where.
 Rules
 1. A death is seen by pidfd, never inferred from a channel. A worker that is still wanted is replaced at once; the layers above
    say what the successor must know (`Handlers.replay`).
-2. Hung is not dead: a stats row that stands still for a second gets its process killed.
+2. Hung is not dead: a stats row that stands still for a second gets its process killed. Before its first beat a process has
+   STARTING_NS: stream imports its vendors' libraries then, on a busy machine for longer than a second.
 3. The third death of a dedicated room worker within 10 s gives its room up (`Handlers.room_is_hopeless`). A shared worker that
    dies twice in 10 s has its rooms restarted one by one in dedicated workers, so that the guilty one shows itself.
 4. A room worker starts with the first participant and ends EMPTY_ROOM_S after the room was released.
@@ -34,6 +35,7 @@ from shm.messages import CloseRoom, Command, Hangup, RoomInventoryPart, RoomStar
 WATCH_EVERY_S = 0.25
 SHARED_NAME = "rooms "
 HUNG_NS = 1_000_000_000
+STARTING_NS = 5_000_000_000
 DEATHS_WINDOW_NS = 10_000_000_000
 ROOM_DEATHS = 3
 SHARED_DEATHS = 2
@@ -335,8 +337,7 @@ class Supervisor:
             now_ns = monotonic_ns()
             heartbeats = self._instance.stats.table["heartbeat_ns"]
             for worker in self.workers():
-                alive_ns = max(int(heartbeats[worker.stats_row]), worker.attached_at_ns)
-                if worker.pid and now_ns - alive_ns > HUNG_NS:
+                if worker.pid and is_hung(worker.attached_at_ns, int(heartbeats[worker.stats_row]), now_ns):
                     _log.error("worker hangs and is killed", worker=worker.name, pid=worker.pid)
                     worker.kill()
 
@@ -344,6 +345,13 @@ class Supervisor:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def is_hung(attached_ns: int, beat_ns: int, now_ns: int) -> bool:
+    """Of a process attached and last beating at these moments; beats before the first moment are its predecessor's."""
+    if beat_ns < attached_ns:
+        return now_ns - attached_ns > STARTING_NS
+    return now_ns - beat_ns > HUNG_NS
 
 
 def _room_of(part: RoomInventoryPart) -> str:

@@ -50,9 +50,11 @@ class SocketFake:
         self.outcomes: deque[int | str] = deque()
         self.fail_after_chunks = 5
         self.connections: list[dict[str, Any]] = []
+        self.sockets: list[web.WebSocketResponse] = []  # of all connections that were welcome, in order
         self.texts: list[Any] = []  # text messages that came, decoded
         self.audio = bytearray()  # the last that came, as it came
         self.audio_bytes = 0
+        self.piece_bytes: set[int] = set()  # how long pieces of it were
         self.closes: list[int | None] = []  # codes with which connections ended
         self._moved = asyncio.Event()
 
@@ -99,6 +101,7 @@ class SocketFake:
         ws = web.WebSocketResponse(autoping=outcome != "mute", max_msg_size=1024 * 1024, timeout=0.2)
         await ws.prepare(request)
         ws[QUERY] = request.query
+        self.sockets.append(ws)
         try:
             await self._converse(ws, request, str(outcome))
         except ConnectionError:
@@ -160,6 +163,7 @@ class SocketFake:
 
     def _keep(self, audio: bytes) -> None:
         self.audio_bytes += len(audio)
+        self.piece_bytes.add(len(audio))
         self.audio += audio
         del self.audio[:-AUDIO_KEPT_BYTES]
 

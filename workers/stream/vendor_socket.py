@@ -139,12 +139,13 @@ class VendorSocket:
 
     @property
     def is_open(self) -> bool:
-        """Messages can be sent and the vendor is ready for them."""
-        return self._socket is not None and not self._socket.closed and self._ready.is_set()
+        """The vendor has taken the connection."""
+        return self._socket is not None and not self._socket.closed
 
     async def send(self, message: Message) -> None:
-        """A message out of the row. VendorError when it cannot be delivered."""
+        """A message out of the row, as soon as the vendor is ready. VendorError when it cannot be delivered."""
         try:
+            await self._ready.wait()  # set at the latest when the connection ends
             await self._send(message)
         except (aiohttp.ClientError, OSError):
             raise VendorError(f"{self._dialect.vendor}: the connection is gone", Category.RETRYABLE) from None
@@ -162,6 +163,7 @@ class VendorSocket:
             return Ended("failed", words(str(error), self._secrets), error.category.value)
         finally:
             await self._close()
+            self._ready.set()
 
     async def _connect(self, audio: AudioFeed, *, wait_anyway: bool) -> bool:
         """False when the owner stopped first."""

@@ -91,3 +91,11 @@ def onset_ms(recording: Recording, tone_hz: float, *, above_db: float = -30.0) -
         if level_db(recording.audio[start : start + size], recording.rate_hz, tone_hz) > above_db:
             return 1000 * start / recording.rate_hz
     return float("inf")
+
+
+def heard_ms(recording: Recording, tone_hz: float, *, above_db: float = -30.0, step_ms: float = 5.0) -> float:
+    """For how long the tone is heard in all, laid out by RTP time; its edges count from half a window of 20 ms on."""
+    size, step = int(recording.rate_hz * 0.02), int(recording.rate_hz * step_ms / 1000)
+    starts = range(0, recording.audio.size - size + 1, step)
+    heard = [level_db(recording.audio[start : start + size], recording.rate_hz, tone_hz) > above_db for start in starts]
+    return sum(heard) * step_ms

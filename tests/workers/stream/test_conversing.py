@@ -1,6 +1,5 @@
 """Agents: a real row both ways, a real process, vendors' fakes."""
 
-import asyncio
 import json
 
 import numpy as np
@@ -155,9 +154,7 @@ async def test_messages(new_control, banks):
         assert reply.blame == "caller"
         await start(control, place(6), provider="deepgram", settings={"greeting": "hi"})
         await control.event(wire.AgentConnected)
-        async with asyncio.timeout(10):  # connected is said before the settings are taken
-            while not isinstance(await control.do(wire.SendAgentMessage, session_id="s", text="psst"), wire.Done):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await control.ok(wire.SendAgentMessage, session_id="s", text="psst")  # also before the settings are taken
         await vendor.until(lambda: {"type": "InjectAgentMessage", "message": "psst"} in vendor.texts)
 
 

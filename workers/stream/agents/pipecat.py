@@ -94,7 +94,7 @@ class FramesDialect(Dialect):
         self._from_vendor = FromVendor()
 
     def opening(self) -> Iterable[Message]:
-        self._report(Connected(self._url))
+        self._report(Connected(clipped(self._url)))
         return ()
 
     def chunk(self, chunk: bytes) -> Message:

@@ -307,6 +307,28 @@ class TestDeepgram:
             feed.close()
             assert await in_time(running) == STOPPED
 
+    async def test_a_message_waits_for_the_settings_to_be_taken(self, http):
+        async with DeepgramConverse(KEY) as fake, fed() as feed:
+            agent, reports = deepgram(http, fake), []
+            running = asyncio.create_task(agent.run(feed, reports.append))
+            while not reports:  # noqa: ASYNC110 - the very moment of Welcome
+                await asyncio.sleep(0)
+            await agent.inject("psst")
+            await fake.until(lambda: {"type": "InjectAgentMessage", "message": "psst"} in fake.texts)
+            assert fake.texts[0]["type"] == "Settings"
+            feed.close()
+            await in_time(running)
+
+    async def test_a_message_that_waits_for_settings_that_are_refused(self, http):
+        limits = SocketLimits(ready_seconds=0.3, close_seconds=0.1)
+        async with DeepgramConverse(KEY) as fake, fed() as feed:
+            agent, reports = DeepgramAgent(http, DeepgramRequest(KEY, settings={"agent": []}), fake.url, limits), []
+            running = asyncio.create_task(agent.run(feed, reports.append))
+            await fake.until(lambda: reports)
+            with pytest.raises(VendorError):
+                await agent.inject("psst")
+            await in_time(running)
+
     async def test_refused_settings_are_told_and_then_given_up(self, http):
         limits = SocketLimits(ready_seconds=0.3, close_seconds=0.1)
         async with DeepgramConverse(KEY) as fake, fed() as feed:
