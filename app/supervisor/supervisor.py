@@ -34,6 +34,7 @@ from shm.messages import CloseRoom, Command, Hangup, RoomInventoryPart, RoomStar
 WATCH_EVERY_S = 0.25
 SHARED_NAME = "rooms "
 HUNG_NS = 1_000_000_000
+START_NS = 10_000_000_000  # until the first heartbeat: stream imports for half a second, on a busy machine for several
 DEATHS_WINDOW_NS = 10_000_000_000
 ROOM_DEATHS = 3
 SHARED_DEATHS = 2
@@ -335,8 +336,10 @@ class Supervisor:
             now_ns = monotonic_ns()
             heartbeats = self._instance.stats.table["heartbeat_ns"]
             for worker in self.workers():
-                alive_ns = max(int(heartbeats[worker.stats_row]), worker.attached_at_ns)
-                if worker.pid and now_ns - alive_ns > HUNG_NS:
+                alive_ns, limit_ns = int(heartbeats[worker.stats_row]), HUNG_NS
+                if alive_ns <= worker.attached_at_ns:
+                    alive_ns, limit_ns = worker.attached_at_ns, START_NS
+                if worker.pid and now_ns - alive_ns > limit_ns:
                     _log.error("worker hangs and is killed", worker=worker.name, pid=worker.pid)
                     worker.kill()
 
