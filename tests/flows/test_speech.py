@@ -124,7 +124,9 @@ async def test_a_voice_by_its_name_and_what_vendors_are_asked(
     assert fake.look_ups == 1
     assert [request["path"].split("/")[3] for request in fake.requests][1:] == ["plain-voice", "plain-voice"]
     assert fake.requests[-1]["body"] == {"text": "Grüße", "model_id": "eleven_turbo_v2_5"}
-    tts_id = await speak(rest, "rooms/t", "google", voice="Kore", language="de-DE", prompt="Whisper.", model_id="gemini")
+    tts_id = await speak(
+        rest, "rooms/t", "google", voice="Kore", language="de-DE", prompt="Whisper.", model_id="gemini"
+    )
     await vsi.wait("tts.finished", tts_id=tts_id)
     assert vendors.google.requests[-1]["body"] | {"audioConfig": 0} == {
         "input": {"text": "Hello.", "prompt": "Whisper."},
@@ -200,7 +202,9 @@ async def test_the_local_voice_is_understood_by_the_local_ear(rest: Rest, vsi: V
         words = {"one", "two", "three", "four", "five"} & set(event.get("text", "").split())
         return event["type"] == "stt.text" and event["leg_id"] == bob_id and event["is_final"] and len(words) >= 3
 
-    said = await vsi.events.first(is_understood, within_s=30, named="the sentence")  # the first time it may lack its beginning
+    said = await vsi.events.first(
+        is_understood, within_s=30, named="the sentence"
+    )  # the first time it may lack its beginning
     assert "room_id" not in said
     assert 1000 < said["audio_end_ms"] - said["audio_start_ms"] < 3000
     assert not vsi.all("stt.text", leg_id=alice_id)
