@@ -107,7 +107,7 @@ async def test_the_cache(own_server: Callable[..., Server], tmp_path: Path, phon
         await say(rest, vsi, "Third.")
         third = key("elevenlabs", VOICE, "", "", "", "Third.")
         await kept(folder, {hello, third})
-        fake.audio_ms = 800
+        fake.audio_ms = 1000
         await say(rest, vsi, "Larger than all that may be kept.")
         assert files(folder) == {hello, third}
     await asyncio.to_thread(server.stop)
