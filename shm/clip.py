@@ -57,6 +57,8 @@ class ClipWriter:
         self._header[1] = FAILED
 
     def close(self) -> None:
+        """The last call: the memory is let go of now, not when garbage is collected (an exception's frames may hold us)."""
+        del self._header, self._samples
         os.close(self.descriptor)
 
 

@@ -48,6 +48,7 @@ class Rooming(Protocol):
     async def join_wished(self, leg: Leg) -> None: ...
     async def refresh(self, leg: Leg) -> None: ...  # muted or deaf has changed
     def leave(self, leg: Leg) -> Awaitable[object] | None: ...  # the leg ends; what its last event has to wait for
+    def relocated(self, leg: Leg) -> None: ...  # in no room, and on another row now
     def neighbours(self, leg: Leg) -> Iterable[Leg]: ...
 
 
@@ -169,6 +170,9 @@ class Legs:
                 await self.paths.relocate(leg, row, None)
             except RoomtoneError as error:  # the row it has serves as well
                 log.info("row kept", leg_id=leg.facts.id, error=str(error))
+            else:
+                if not leg.is_over:
+                    self.rooms.relocated(leg)
 
     # ---------------------------------------------------------------------------------------- speech
 

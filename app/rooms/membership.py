@@ -183,6 +183,10 @@ class Membership:
         self._rooms.drop_hidden(leg)
         return ending
 
+    def relocated(self, leg: Leg) -> None:
+        """A service that listens to a leg in no room has to follow it from row to row, too."""
+        self._rooms.services.moved(leg, None, None)
+
     def neighbours(self, leg: Leg) -> Iterable[Leg]:
         room = self._rooms.find(leg.facts.room_id)
         return [other for other in room.legs.values() if other is not leg] if room is not None else ()

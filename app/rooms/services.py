@@ -21,7 +21,7 @@ class Services(Protocol):
     def is_finishing(self, room_id: str) -> bool: ...  # a recording still ends in that room's worker
     def moved(
         self, leg: Leg, old: Room | None, new: Room | None
-    ) -> None: ...  # it is in the mix of `new`; None = of none
+    ) -> None: ...  # it is in the mix of `new`; None = of none, maybe on another row
     def guest_came(self, room: Room, guest: Guest) -> None: ...
     def guest_left(self, room: Room, guest: Guest) -> None: ...
     def leg_ends(self, leg: Leg) -> Awaitable[object] | None: ...  # what `leg.disconnected` has to wait for

@@ -20,6 +20,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -162,10 +163,14 @@ class Playbacks:
         """It exists from now on; `facts` lack only what is found out here."""
         playback = self._playbacks[facts.id] = Playback(facts)
         facts.rate_hz = self._venues.rate_hz(facts.venue)
-        if not facts.tone:
-            facts.stream_index = secrets.randbelow(len(self._venues.supervisor.stream))
+        facts.stream_index = self._maker_index(facts)
         self._save(playback)
         self._venues.spawn(self._prepare(playback))
+
+    def _maker_index(self, facts: PlaybackFacts) -> int:
+        """Equal texts go to the same process, so that they are synthesised once (media.md 9.7); fetches go anywhere."""
+        count = len(self._venues.supervisor.stream)
+        return crc32(facts.speech.text.encode()) % count if facts.speech is not None else secrets.randbelow(count)
 
     async def _prepare(self, playback: Playback) -> None:
         facts = playback.facts

@@ -7,7 +7,7 @@ Rules
 1. A death is seen by pidfd, never inferred from a channel. A worker that is still wanted is replaced at once; the layers above
    say what the successor must know (`Handlers.replay`).
 2. Hung is not dead: a stats row that stands still for a second gets its process killed. Before its first beat a process has
-   STARTING_NS: stream imports its vendors' libraries then, on a busy machine for longer than a second.
+   STARTING_NS: stream imports its vendors' libraries then, on a busy machine for several seconds.
 3. The third death of a dedicated room worker within 10 s gives its room up (`Handlers.room_is_hopeless`). A shared worker that
    dies twice in 10 s has its rooms restarted one by one in dedicated workers, so that the guilty one shows itself.
 4. A room worker starts with the first participant and ends EMPTY_ROOM_S after the room was released.
@@ -35,7 +35,7 @@ from shm.messages import CloseRoom, Command, Hangup, RoomInventoryPart, RoomStar
 WATCH_EVERY_S = 0.25
 SHARED_NAME = "rooms "
 HUNG_NS = 1_000_000_000
-STARTING_NS = 5_000_000_000
+STARTING_NS = 10_000_000_000
 DEATHS_WINDOW_NS = 10_000_000_000
 ROOM_DEATHS = 3
 SHARED_DEATHS = 2

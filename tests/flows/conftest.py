@@ -5,6 +5,7 @@ Rules
 2. After each test no leg and no room is left on the shared server and no error was logged: a leak is found where it
    happened.
 3. Phones live in the test's own process and loop; `phones` closes them.
+4. Vendors are fakes (`vendors`); the shared server's base URLs lead to them and nowhere else.
 """
 
 from __future__ import annotations
@@ -23,11 +24,18 @@ from tests.flows.tools.house import building
 from tests.flows.tools.phone import Phone
 from tests.flows.tools.rest import Rest
 from tests.flows.tools.server import Server
+from tests.flows.tools.vendors import Vendors, environment, reserved_port
 
 
 @pytest.fixture(scope="session")
-def _shared_server() -> Iterator[Server]:
-    server = Server().start()
+def vendor_port() -> Iterator[int]:
+    with reserved_port() as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def _shared_server(vendor_port: int) -> Iterator[Server]:
+    server = Server(**environment(vendor_port)).start()
     yield server
     server.stop()
 
@@ -77,6 +85,12 @@ async def rest(server: Server, phones: Phones) -> AsyncIterator[Rest]:
 async def vsi(server: Server) -> AsyncIterator[Vsi]:
     async with Vsi(server.base) as client:
         yield client
+
+
+@pytest.fixture
+async def vendors(vendor_port: int) -> AsyncIterator[Vendors]:
+    async with Vendors(vendor_port) as fakes:
+        yield fakes
 
 
 class Phones:

@@ -55,6 +55,7 @@ class SocketFake:
         self.audio = bytearray()  # the last that came, as it came
         self.audio_bytes = 0
         self.piece_bytes: set[int] = set()  # how long pieces of it were
+        self.heard: list[bytearray] = []  # the same by conversation
         self.closes: list[int | None] = []  # codes with which connections ended
         self._moved = asyncio.Event()
 
@@ -132,6 +133,8 @@ class SocketFake:
             case _:
                 await self.greet(ws)
         chunks = taken_bytes = 0
+        heard = bytearray()
+        self.heard.append(heard)
         async for message in ws:
             if message.type not in {WSMsgType.TEXT, WSMsgType.BINARY}:
                 break
@@ -140,6 +143,8 @@ class SocketFake:
             audio = await self.take(ws, message.data)
             if audio is not None:
                 self._keep(audio)
+                heard += audio
+                del heard[:-AUDIO_KEPT_BYTES]
                 taken_bytes += len(audio)
                 while not ws.closed and chunks < self.chunks_in(taken_bytes):
                     chunks += 1

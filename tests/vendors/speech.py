@@ -25,7 +25,6 @@ import numpy as np
 from aiohttp import web
 
 RATE_HZ = 16_000
-CHUNK_BYTES = 1001  # odd: samples are torn between chunks, as they are on the real wire
 SETTABLE = {"key", "tone_hz", "audio_ms", "outcomes"}
 
 
@@ -40,6 +39,7 @@ class SpeechFake:
 
     content_type = "audio/pcm"
     path: ClassVar[str]
+    chunk_bytes = 1001  # odd: samples are torn between chunks, as they are on the real wire
 
     def __init__(self, key: str = "good-key", *, tone_hz: float = 440.0, audio_ms: int = 400) -> None:
         self.key = key
@@ -108,14 +108,14 @@ class SpeechFake:
         response.enable_chunked_encoding()
         await response.prepare(request)
         payload = b"" if outcome == "empty" else self.payload()
-        for start in range(0, len(payload), CHUNK_BYTES):
+        for start in range(0, len(payload), self.chunk_bytes):
             if start > len(payload) // 2:
                 if outcome == "cut":
                     request.transport.abort()
                     return response
                 if outcome == "stall_midway":
                     await asyncio.Event().wait()
-            await response.write(payload[start : start + CHUNK_BYTES])
+            await response.write(payload[start : start + self.chunk_bytes])
             await self.may_go_on.wait()
         while outcome == "endless":
             await response.write(payload)

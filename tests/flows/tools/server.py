@@ -32,6 +32,8 @@ import psutil
 from tests.flows.tools.ports import free_port, free_range, is_free
 
 ROOT = Path(__file__).resolve().parents[3]
+# What a developer's own environment may hold and a server under test must not find: settings and vendors' keys.
+FOREIGN = ("SIP_", "RTP_", "ROOM_", "WEBHOOK_", "TTS_", "ELEVENLABS_", "DEEPGRAM_", "VAPI_", "AWS_", "GOOGLE_")
 
 
 def command() -> list[str]:
@@ -83,7 +85,7 @@ class Server:
     # --- its life ---------------------------------------------------------------------------------------------
 
     def start(self, *, within_s: float = 20.0) -> Self:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("SIP_", "RTP_", "ROOM_", "WEBHOOK_"))}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
         began_s = time.monotonic()
         self.process = subprocess.Popen(
             command(),

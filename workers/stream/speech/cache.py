@@ -14,8 +14,8 @@ Rules
 3. A file's modification time is its last use. Beyond `max_bytes` the longest unused go; one that alone is larger is not kept.
 4. The disk is touched by threads only. An utterance being made is held in memory, at most MAX_AUDIO_BYTES.
 
-Not here: whether caching is on, and volume, which is applied at playing. Two stream processes may both make an utterance:
-then the last rename wins.
+Not here: whether caching is on, and volume, which is applied at playing. Control sends equal texts to the same stream process;
+should two make one utterance all the same (other servers may share the folder), the last rename wins.
 """
 
 import asyncio

@@ -99,13 +99,19 @@ class Local:
 @asynccontextmanager
 async def _espeak(request: SpeechRequest) -> AsyncGenerator[Process, None]:
     """The process, its request delivered; afterwards it is gone."""
+    # -P: beside the script lie modules whose names the standard library may want for itself.
+    starting = asyncio.create_task(
+        asyncio.create_subprocess_exec(sys.executable, "-P", str(_SCRIPT), stdin=PIPE, stdout=PIPE, stderr=DEVNULL)
+    )
     try:
-        # -P: beside the script lie modules whose names the standard library may want for itself.
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-P", str(_SCRIPT), stdin=PIPE, stdout=PIPE, stderr=DEVNULL
-        )
+        process = await asyncio.shield(starting)
     except OSError as fault:
         raise SpeechError(f"{NAME}: no process ({fault.strerror})", Category.SERVICE_UNAVAILABLE) from None
+    except asyncio.CancelledError:
+        # uvloop kills a process whose start is cancelled, but never waits for it: a zombie would stay as long as stream.
+        with suppress(OSError):
+            await _end(await starting)
+        raise
     try:
         assert process.stdin is not None
         process.stdin.write(
@@ -114,8 +120,12 @@ async def _espeak(request: SpeechRequest) -> AsyncGenerator[Process, None]:
         process.stdin.close()
         yield process
     finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-        # Not wait(): a pipe that is full and unread would keep asyncio from seeing the end.
-        await process.communicate()
+        await _end(process)
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            process.kill()
+    # Not wait(): a pipe that is full and unread would keep asyncio from seeing the end.
+    await process.communicate()

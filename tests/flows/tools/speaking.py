@@ -1,0 +1,25 @@
+"""Asking the server to speak: a request for each provider that its fake (tests/vendors) takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.flows.tools.rest import Rest
+from tests.flows.tools.vendors import KEY, POLLY_KEY
+
+VOICES: dict[str, dict[str, str]] = {
+    "elevenlabs": {"voice": "21m00Tcm4TlvDq8ikWAM", "api_key": KEY},
+    "aws": {"voice": "Joanna", "api_key": POLLY_KEY},
+    "google": {"voice": "en-US-Neural2-F", "api_key": KEY},
+    "deepgram": {"voice": "aura-2-asteria-en", "api_key": KEY},
+    "local": {"voice": "en-us"},
+}
+
+
+async def speak(rest: Rest, venue: str, provider: str = "elevenlabs", **fields: Any) -> str:
+    """The id of an utterance that begins in a venue, `rooms/<id>` or `legs/<id>`."""
+    body = {"text": "Hello.", "provider": provider, **VOICES[provider], **fields}
+    reply = await rest.post(f"/{venue}/tts", body)
+    assert reply["status"] == "playing"
+    assert reply["tts_id"].startswith("tts-")
+    return reply["tts_id"]
