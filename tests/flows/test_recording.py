@@ -17,6 +17,8 @@ from tests.flows.tools.spectrum import tones
 
 pytestmark = pytest.mark.flow
 
+HEADER_BYTES = 44
+
 
 def read(path: str) -> tuple[np.ndarray, int]:
     """(samples (frames, channels), rate)"""
@@ -25,9 +27,12 @@ def read(path: str) -> tuple[np.ndarray, int]:
     return samples, rate_hz
 
 
-@pytest.fixture
-def folder(tmp_path, own_server):
-    return tmp_path
+async def captured(path: str, within_s: float = 5.0) -> None:
+    """Wait until something of the recording `path` is on disk: one that is stopped before leaves no file, and rightly so."""
+    hidden = Path(path).with_name(f".{Path(path).name}.rec")
+    async with asyncio.timeout(within_s):
+        while hidden.stat().st_size <= HEADER_BYTES:  # noqa: ASYNC110 - nobody announces what a thread writes
+            await asyncio.sleep(0.02)
 
 
 async def test_a_room_is_recorded_with_all_its_channels(own_server, tmp_path, phones: Phones) -> None:
@@ -127,12 +132,11 @@ async def test_deleting_the_room_finishes_its_recording(own_server, tmp_path, ph
     server = own_server(RECORDING_DIR=str(tmp_path))
     async with Rest(server.base) as rest, Vsi(server.base) as vsi:
         await phones.meeting(rest, "r", (440, 660))
-        await rest.post("/rooms/r/record")
-        await asyncio.sleep(0.5)
+        await captured((await rest.post("/rooms/r/record"))["file"])
         await rest.delete("/rooms/r")
         samples, rate_hz = read((await vsi.wait("recording.finished", room_id="r"))["file"])
         assert len(samples) > 0.4 * rate_hz
         await phones.meeting(rest, "r", (440, 660))
-        await rest.post("/rooms/r/record")
+        await captured((await rest.post("/rooms/r/record"))["file"])
     server.stop()
     assert len(list(tmp_path.glob("*.wav"))) == 2
