@@ -143,6 +143,20 @@ class RecordingFiles:
             raise FileExistsError(f"{self.path.name} is being recorded")
         return note
 
+    def reopen(self) -> Note:
+        """Of a recording that nobody goes on with: open all the files that are there; returns what is known of it.
+
+        Raises OSError; BlockingIOError when somebody does go on with it.
+        """
+        note = read_note(self.path) or Note(self.recording_id)
+        self.mix.open(is_over=True)  # its lock guards all the others
+        start, end = f".{self.path.name}.track_", ".rec"
+        names = [path.name for path in self.path.parent.iterdir()]
+        there = [int(name[len(start) : -len(end)]) for name in names if name.startswith(start) and name.endswith(end)]
+        for _ in range(max([len(note.channels), *(number + 1 for number in there)])):
+            self.add_track().open_or_fail(is_over=True)
+        return note
+
     def add_track(self) -> Sink:
         """The next channel's file, not yet opened."""
         path = dot_path(self.path, f".track_{len(self.tracks):02d}.rec")

@@ -1,6 +1,6 @@
 """The end of a recording: its files become complete, get their names, and are merged.
 
-Runs in: room (a thread of its own: it syncs and copies for seconds), stream (orphans).
+Runs in: room (a thread of its own: it syncs and copies for seconds), stream (orphans, likewise).
 Owns: the order of these steps.
 
 Rules
@@ -16,7 +16,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,56 +142,42 @@ def _sync_directory(directory: Path) -> None:
             os.close(fd)
 
 
-def link_orphans(directory: Path, running: Collection[Path] = ()) -> list[Path]:
-    """At start: give the files of recordings that nobody goes on with their final names; returns these.
+def finish_orphans(directory: Path, before_s: float) -> Iterator[tuple[Outcome, Note]]:
+    """At a server's start: finish every recording that nobody goes on with, as long as it had become.
 
-    `running`: paths of recordings that are to go on, though their worker may just be dead. A file that a living process holds
-    (another server on the same directory) is left alone. Raises OSError only where the directory cannot be read.
+    Left alone: what a living process holds (another server on the same directory), and what was written after `before_s`, the
+    server's own start by the wall clock: a recording of its own, whose worker may just be dead. Raises OSError only where the
+    directory cannot be read.
     """
-    linked: list[Path] = []
-    if not directory.exists():
-        return linked
-    for path in sorted(directory.iterdir()):
-        name, is_ours, part = path.name.removeprefix(".").partition(".wav.")
-        final_path = directory / f"{name}.wav"
-        if not path.name.startswith(".") or not is_ours or final_path in running:
-            continue
-        with contextlib.suppress(OSError):
-            if path.suffix == ".rec":
-                linked += _link_orphan(path, final_path, part)
-            elif path.suffix in _LEFTOVERS and not _is_held(dot_path(final_path, ".rec")):
-                path.unlink()
-    if linked:
-        _sync_directory(directory)
-    return linked
+    parts: dict[Path, list[Path]] = {}
+    for path in sorted(directory.iterdir()) if directory.exists() else ():
+        name, is_part, _ = path.name.rpartition(".wav.")
+        if is_part and name.startswith("."):
+            parts.setdefault(directory / f"{name[1:]}.wav", []).append(path)
+    for final_path, found in parts.items():
+        with contextlib.suppress(OSError):  # held, or gone meanwhile: another process is at it
+            written_s = max(path.stat().st_mtime for path in found)
+            if written_s < before_s:
+                yield from _finish_orphan(final_path, found, written_s)
 
 
-def _link_orphan(path: Path, final_path: Path, part: str) -> Iterator[Path]:
-    try:
-        wav = WavFile.reopen(path)  # its header now counts all that reached the file
-    except BlockingIOError:
-        return
-    try:
-        if wav.is_unlinked:
-            return
-        if not wav.frames:
-            path.unlink()  # an empty capture leaves no file
-            return
-        if part.startswith("track_"):
-            channel = int(part.removeprefix("track_").removesuffix(".rec"))
-            stamp = time_stamp(path.stat().st_mtime)
-            final_path = names_of_channels(final_path, stamp, channel + 1)[1][channel]
-        wav.sync()
-        yield publish(path, final_path)
-    finally:
-        wav.close()
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        WavFile.reopen(path).close()
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+def _finish_orphan(final_path: Path, found: list[Path], written_s: float) -> Iterator[tuple[Outcome, Note]]:
+    """Raises BlockingIOError for files that are held."""
+    files = RecordingFiles("", final_path, 0, 0)
+    note = files.reopen()
+    sinks = [sink for sink in (files.mix, *files.tracks) if sink.wav is not None]
+    ticks = max((-(-sink.wav.frames * TICKS_PER_SECOND // sink.wav.rate_hz) for sink in sinks if sink.wav), default=0)
+    if sinks and not ticks:
+        files.discard()  # an empty capture leaves no file
+    elif sinks:
+        note.end_tick = note.end_tick or note.since_tick + ticks
+        note.stamp = note.stamp or time_stamp(written_s)
+        files.save(note)  # a repetition finds the same names
+        outcome = finish(files, note, multi_channel=bool(files.tracks))
+        yield outcome, note
+        if outcome.errors:
+            return  # at the next start again
+    for path in found:
+        if path.suffix in _LEFTOVERS:
+            path.unlink(missing_ok=True)
+    files.forget()

@@ -22,7 +22,7 @@ from shm import messages as wire
 from shm.errors import CallerError, PeerError, ResourceError
 from shm.instance import Instance
 from shm.reach import GuardedResolver, Reach
-from workers.stream import client
+from workers.stream import client, orphans
 from workers.stream.clips import Clips
 from workers.stream.conversing import Conversations, Vendors
 from workers.stream.decode import Decoder
@@ -50,6 +50,8 @@ class Desk:
 
     def __init__(self, instance: Instance, start: wire.StreamStart, send: Send, post: Post) -> None:
         self._send = send
+        self._begun_s = instance.made_s
+        self._recording_dir = Path(start.recording_dir)
         self._tasks: set[asyncio.Task[None]] = set()
         tls = client.trust()
         reach = Reach(private_allowed=start.fetch_allow_private)
@@ -167,6 +169,7 @@ class Desk:
     async def resume(self) -> None:
         """Go on with what a predecessor left."""
         await self._uploads.resume()
+        orphans.finish_in_background(self._recording_dir, self._begun_s, self.log)
 
     def settle(self, *, flushed: bool) -> None:
         """Now and then; `flushed` when no message waits any more."""
