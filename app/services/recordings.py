@@ -290,6 +290,9 @@ class Recordings:
     def uploaded(self, event: Uploaded) -> None:
         recording = self._all.get(event.upload_id)
         if recording is None or recording.facts.result is None:
+            # Begun by an earlier server, which has told of the local files.
+            if event.is_final:
+                log.info("upload", upload_id=event.upload_id, locations=event.locations, error=event.error)
             return
         result = recording.facts.result
         places = _places(result, dict(zip(_paths(result), event.locations, strict=False)))
@@ -301,6 +304,9 @@ class Recordings:
             recording.stored.set_result(places)
 
     def _tell(self, recording: Recording, places: dict[str, Any]) -> None:
+        """Once; later words change nothing."""
+        if recording.told.done():
+            return
         self._publish(recording, "recording.finished", **places)
         self._forget(recording)
         if not recording.stored.done():
@@ -322,12 +328,16 @@ class Recordings:
         self._venues.ledger.put(KIND, recording.facts.id, recording.facts)
 
     async def end_all(self, limit_s: float) -> None:
-        """The server ends: everything into its files; uploads go on with the next start."""
-        for recording in list(self._running.values()):
-            self._stop(recording)
-        waiting = [one.finished for one in self._all.values() if not one.finished.done()]
-        if waiting:
+        """The server ends: everything into its files and buckets. What takes longer is told of as it is now; the next start goes
+        on with it, with the names of files and with uploads."""
+        for venue in list(self._running):
+            self.stop_on(venue)
+        if waiting := [one.told for one in self._all.values()]:
             await asyncio.wait(waiting, timeout=limit_s)
+        for recording in list(self._all.values()):
+            facts = recording.facts
+            path = RecordingFinished(room_id=facts.mixed_in, recording_id=facts.id, path=facts.path)
+            self._tell(recording, _places(facts.result or path, {}))
 
     # ---------------------------------------------------------------------------------------- moves
 
