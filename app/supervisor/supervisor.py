@@ -6,7 +6,7 @@ Owns: which workers there are, and which room is mixed where.
 Rules
 1. A death is seen by pidfd, never inferred from a channel. A worker that is still wanted is replaced at once; the layers above
    say what the successor must know (`Handlers.replay`).
-2. Hung is not dead: a stats row that stands still for a second gets its process killed.
+2. Hung is not dead: a stats row that stands still for a second gets its process killed. A start may take longer (START_NS).
 3. The third death of a dedicated room worker within 10 s gives its room up (`Handlers.room_is_hopeless`). A shared worker that
    dies twice in 10 s has its rooms restarted one by one in dedicated workers, so that the guilty one shows itself.
 4. A room worker starts with the first participant and ends EMPTY_ROOM_S after the room was released.
@@ -34,6 +34,9 @@ from shm.messages import CloseRoom, Command, Hangup, RoomInventoryPart, RoomStar
 WATCH_EVERY_S = 0.25
 SHARED_NAME = "rooms "
 HUNG_NS = 1_000_000_000
+START_NS = {
+    "stream": 15_000_000_000
+}  # before its first beat it imports what no other fork shall carry: a second, more under load
 DEATHS_WINDOW_NS = 10_000_000_000
 ROOM_DEATHS = 3
 SHARED_DEATHS = 2
@@ -335,8 +338,10 @@ class Supervisor:
             now_ns = monotonic_ns()
             heartbeats = self._instance.stats.table["heartbeat_ns"]
             for worker in self.workers():
-                alive_ns = max(int(heartbeats[worker.stats_row]), worker.attached_at_ns)
-                if worker.pid and now_ns - alive_ns > HUNG_NS:
+                beat_ns = int(heartbeats[worker.stats_row])
+                is_starting = beat_ns < worker.attached_at_ns
+                patience_ns = START_NS.get(worker.kind, HUNG_NS) if is_starting else HUNG_NS
+                if worker.pid and now_ns - max(beat_ns, worker.attached_at_ns) > patience_ns:
                     _log.error("worker hangs and is killed", worker=worker.name, pid=worker.pid)
                     worker.kill()
 
