@@ -36,7 +36,7 @@ class ClipWriter:
             descriptor = os.memfd_create("roomtone-clip")
             os.ftruncate(descriptor, min(HEADER_BYTES + 2 * limit_samples, LIMIT_BYTES))
         self.descriptor = descriptor
-        memory = mmap.mmap(descriptor, 0)
+        self._memory = memory = mmap.mmap(descriptor, 0)
         size = len(memory)
         self._header = np.frombuffer(memory, np.int64, 2)
         self._samples = np.frombuffer(memory, np.int16, (size - HEADER_BYTES) // 2, HEADER_BYTES)
@@ -57,7 +57,10 @@ class ClipWriter:
         self._header[1] = FAILED
 
     def close(self) -> None:
+        """At once, whoever still holds this object (a cancelled task's traceback does for long): it may be gigabytes."""
         os.close(self.descriptor)
+        del self._header, self._samples
+        self._memory.close()
 
 
 def abandon(descriptor: int) -> bool:
