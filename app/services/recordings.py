@@ -33,6 +33,7 @@ from app.supervisor import Order, Worker
 from shm.errors import CallerError, ResourceError, RoomtoneError
 from shm.messages import (
     CloseRoom,
+    FinishRecording,
     OpenRoom,
     PauseRecording,
     RecordedChannel,
@@ -220,9 +221,10 @@ class Recordings:
     def _tell_stop(self, recording: Recording) -> bool:
         facts = recording.facts
         worker = self._venues.worker_of(facts.mixed_in)
-        if worker is not None:
-            worker.tell(StopRecording(room_id=facts.mixed_in, recording_id=facts.id))
-        return worker is not None
+        if worker is None or not worker.wanted:
+            return False
+        worker.tell(StopRecording(room_id=facts.mixed_in, recording_id=facts.id))
+        return True
 
     def finished(self, event: RecordingFinished) -> None:
         recording = self._all.get(event.recording_id)
@@ -248,9 +250,21 @@ class Recordings:
             self._venues.supervisor.release_room(facts.mixed_in, at_once=True)
 
     def _lost(self, recording: Recording) -> None:
-        """No worker can tell how it ended: what was written gets its name at the next start."""
+        """No room worker goes on with it."""
+        self._venues.spawn(self._finish(recording))
+
+    async def _finish(self, recording: Recording) -> None:
+        """By stream. What even that cannot finish gets its name at the next start."""
         facts = recording.facts
-        self.finished(RecordingFinished(room_id=facts.mixed_in, recording_id=facts.id, path=facts.path))
+        command = FinishRecording(room_id=facts.mixed_in, recording_id=facts.id, path=facts.path)
+        try:
+            await self._venues.supervisor.stream[facts.stream_index].call(command, FINISH_LIMIT_S)
+        except RoomtoneError as error:
+            self.finished(
+                RecordingFinished(
+                    room_id=facts.mixed_in, recording_id=facts.id, path=facts.path, error=f"not finished: {error}"
+                )
+            )
 
     # ---------------------------------------------------------------------------------------- storing
 

@@ -150,10 +150,9 @@ class RecordingFiles:
         """
         note = read_note(self.path) or Note(self.recording_id)
         self.mix.open(is_over=True)  # its lock guards all the others
-        start, end = f".{self.path.name}.track_", ".rec"
-        names = [path.name for path in self.path.parent.iterdir()]
-        there = [int(name[len(start) : -len(end)]) for name in names if name.startswith(start) and name.endswith(end)]
-        for _ in range(max([len(note.channels), *(number + 1 for number in there)])):
+        form = re.compile(re.escape(f".{self.path.name}.track_") + r"(\d+)\.rec")
+        there = [form.fullmatch(path.name) for path in self.path.parent.iterdir()]
+        for _ in range(max([len(note.channels), *(int(found[1]) + 1 for found in there if found)])):
             self.add_track().open_or_fail(is_over=True)
         return note
 

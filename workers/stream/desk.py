@@ -49,7 +49,7 @@ class Desk:
     """To be made in the running loop. `send` is the channel's, `post` the outbox's."""
 
     def __init__(self, instance: Instance, start: wire.StreamStart, send: Send, post: Post) -> None:
-        self._send = send
+        self._send, self._post = send, post
         self._begun_s = instance.made_s
         self._recording_dir = Path(start.recording_dir)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -133,6 +133,8 @@ class Desk:
                 self._clips.synthesize(command)
             case wire.CancelClip():
                 self._clips.cancel(command.clip_id)
+            case wire.FinishRecording():
+                return self._finish(command)
             case wire.UploadRecording():
                 return self._uploads.start(command)
             case wire.StartTranscription():
@@ -155,6 +157,9 @@ class Desk:
             case _:
                 raise CallerError(f"{type(command).__name__} means nothing here")
         return None
+
+    async def _finish(self, command: wire.FinishRecording) -> None:
+        self._post(await asyncio.to_thread(orphans.finish_one, command))
 
     # ------------------------------------------------------------------------------------------ life
 

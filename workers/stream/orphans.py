@@ -1,11 +1,12 @@
-"""Recordings that a server left behind when all of it was killed: finished by the next one on the same directory.
+"""Recordings whose room worker cannot go on with them: of a server that was killed as a whole, and of a room that was given up.
 
-Runs in: a thread of stream, once at its start.
-Owns: when it happens, and what is logged of it.
+Runs in: threads of stream.
+Owns: when they are finished, and what is said of it.
 
 Rules
-1. Nothing waits for it: it syncs and merges, for minutes where there is much. Killed in between, the next start does the rest.
-2. Nobody is left to be told but the operator: the log names the files, and whose channel is whose.
+1. At the start, those that are older than this server. Nothing waits for it: it syncs and merges, for minutes where there is much.
+   Killed in between, the next start does the rest. The log names the files, and whose channel is whose: nobody else is left to ask.
+2. A single one by order of control, which knows whom to tell.
 
 Not here: which files are orphans, and their names -> `workers/recording/finishing.py`; unfinished uploads -> `upload.py`.
 """
@@ -16,8 +17,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from shm.messages import FinishRecording, RecordingFinished
 from workers.recording.files import Note
-from workers.recording.finishing import Outcome, finish_orphans
+from workers.recording.finishing import Outcome, ending, finish_orphan, finish_orphans
 
 Log = Callable[..., None]
 
@@ -45,3 +47,11 @@ def _tell(log: Log, outcome: Outcome, note: Note) -> None:
     facts["channels"] = ", ".join(f"{one.participant_id}: {Path(path).name}" for one, path in channels)
     level = "warning" if outcome.errors else "info"
     log(level, "a recording left behind is finished", **{name: text for name, text in facts.items() if text})
+
+
+def finish_one(command: FinishRecording) -> RecordingFinished:
+    """Takes as long as syncing and merging take. Raises OSError; BlockingIOError while a living process holds the files."""
+    path = Path(command.path)
+    found = finish_orphan(path)
+    outcome, note = found or (Outcome(path=str(path) if path.exists() else ""), Note(command.recording_id))
+    return ending(note, outcome, room_id=command.room_id, recording_id=command.recording_id)
