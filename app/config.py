@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+from shm.reach import is_local_host
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 LogLevel = Literal["info", "debug", "warn", "error"]
@@ -199,7 +202,7 @@ class Config:
             s3_bucket=read.text("S3_BUCKET"),
             s3_region=read.text("S3_REGION"),
             aws_region=read.text("AWS_REGION"),
-            s3_endpoint=read.text("S3_ENDPOINT"),
+            s3_endpoint=read.s3_endpoint(),
             s3_prefix=read.text("S3_PREFIX"),
             s3_allow_insecure_endpoint=read.flag("S3_ALLOW_INSECURE_ENDPOINT", False),
             tts_cache_enabled=read.flag("TTS_CACHE_ENABLED", False),
@@ -316,6 +319,21 @@ class _Reader:
         if port and not (self.text("SIP_TLS_CERT") and self.text("SIP_TLS_KEY")):
             raise ConfigError("SIP_TLS_PORT: needs SIP_TLS_CERT and SIP_TLS_KEY")
         return port
+
+    def s3_endpoint(self) -> str:
+        endpoint = self.text("S3_ENDPOINT").strip()
+        try:
+            url = urlsplit(endpoint)
+            host = url.hostname or ""
+        except ValueError:
+            url, host = urlsplit(""), ""
+        if endpoint and (url.scheme not in ("http", "https") or not host):
+            raise ConfigError(f"S3_ENDPOINT: {endpoint!r} is not an http or https URL")
+        if url.scheme == "http" and not is_local_host(host) and not self.flag("S3_ALLOW_INSECURE_ENDPOINT", False):
+            raise ConfigError(
+                "S3_ENDPOINT: plain http to a host that is not local; S3_ALLOW_INSECURE_ENDPOINT permits it"
+            )
+        return endpoint
 
     def cache_dir(self) -> str:
         """TTS_CACHE_DIR; made here where the cache is enabled, and the start refused where that fails."""

@@ -14,6 +14,7 @@ Not here: what is in a body -> its owner (`app/rooms`, `app/legs`, `app/events`)
 """
 
 import sqlite3
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ import msgspec
 from app.logs import log
 
 LOCK_TIMEOUT_S = 5.0
+MEMORY = ":memory:"
 
 Fact = TypeVar("Fact", bound=msgspec.Struct)
 _encode = msgspec.msgpack.Encoder().encode
@@ -31,9 +33,12 @@ _LOAD = "SELECT key, body FROM facts WHERE kind = ? ORDER BY place"
 
 
 class Ledger:
-    """`path` of the database file; ":memory:" for tests. Raises sqlite3.Error when it cannot be opened."""
+    """`path` of the database file; MEMORY for tests. Raises OSError, sqlite3.Error when it cannot be opened."""
 
     def __init__(self, path: str) -> None:
+        if path != MEMORY:
+            Path(path).touch(0o600)
+            Path(path).chmod(0o600)  # it holds callers' secrets; SQLite gives its other files the same mode
         self._database = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
         for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = OFF"):
             self._database.execute(f"PRAGMA {pragma}")

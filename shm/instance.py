@@ -11,6 +11,7 @@ Rules
 import hashlib
 import os
 import socket
+import time
 from dataclasses import dataclass, field
 
 from shm.bank import RATES_HZ, Bank
@@ -32,6 +33,7 @@ class Instance:
     zygote_end: socket.socket
     state_dir: str
     sip_sockets: list[tuple[str, socket.socket]] = field(default_factory=list)  # ("UDP" | "TCP" | "TLS", bound socket)
+    made_s: float = field(default_factory=time.time)  # by the wall clock: what is older on disk is of others
     _flag: Segment = field(default_factory=lambda: Segment("stop", PAGE_BYTES))
 
     @property

@@ -568,6 +568,15 @@ class UploadRecording(Command, frozen=True, kw_only=True):
     secret_key: str = ""
 
 
+class FinishRecording(Command, frozen=True, kw_only=True):
+    """control -> stream: no room worker can go on with it, so give what was written its names. `RecordingFinished` follows, and
+    then Done. Failed(resource) where a living process holds the files."""
+
+    room_id: str
+    recording_id: str
+    path: str
+
+
 class Uploaded(Event, frozen=True, kw_only=True):
     """stream -> control. `locations` as given out to callers, in the order of `paths`; a failed one keeps its local path.
     `is_final` False: the first attempt failed and background retries go on."""
@@ -703,6 +712,7 @@ ToStream = (
     | FetchClip
     | Synthesize
     | CancelClip
+    | FinishRecording
     | UploadRecording
     | StartTranscription
     | MoveTap
@@ -720,6 +730,7 @@ FromStream = (
     | StreamInventoryPart
     | ClipReady
     | ClipFailed
+    | RecordingFinished
     | Uploaded
     | Transcribed
     | TranscriptionEnded

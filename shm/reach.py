@@ -23,6 +23,7 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 NAMES_REMEMBERED = 1000
+LOCAL_SUFFIXES = (".local", ".internal", ".localdomain", ".home.arpa", ".localhost")
 _METADATA = frozenset(ip_address(text) for text in ("fd00:ec2::254", "100.100.100.200", "192.0.0.192"))
 
 
@@ -37,6 +38,14 @@ def plain_address(text: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+def is_local_host(host: str) -> bool:
+    """Whether plain HTTP to there stays within one's own walls (config.md section 3, S3_ALLOW_INSECURE_ENDPOINT)."""
+    address = plain_address(host)
+    if address is None:
+        return "." not in host or host.lower().endswith(LOCAL_SUFFIXES)
+    return address.is_loopback or address.is_private or address.is_link_local
 
 
 def proxy_for(url: URL) -> str | None:

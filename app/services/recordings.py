@@ -33,6 +33,7 @@ from app.supervisor import Order, Worker
 from shm.errors import CallerError, ResourceError, RoomtoneError
 from shm.messages import (
     CloseRoom,
+    FinishRecording,
     OpenRoom,
     PauseRecording,
     RecordedChannel,
@@ -220,9 +221,10 @@ class Recordings:
     def _tell_stop(self, recording: Recording) -> bool:
         facts = recording.facts
         worker = self._venues.worker_of(facts.mixed_in)
-        if worker is not None:
-            worker.tell(StopRecording(room_id=facts.mixed_in, recording_id=facts.id))
-        return worker is not None
+        if worker is None or not worker.wanted:
+            return False
+        worker.tell(StopRecording(room_id=facts.mixed_in, recording_id=facts.id))
+        return True
 
     def finished(self, event: RecordingFinished) -> None:
         recording = self._all.get(event.recording_id)
@@ -248,9 +250,21 @@ class Recordings:
             self._venues.supervisor.release_room(facts.mixed_in, at_once=True)
 
     def _lost(self, recording: Recording) -> None:
-        """No worker can tell how it ended: what was written gets its name at the next start."""
+        """No room worker goes on with it."""
+        self._venues.spawn(self._finish(recording))
+
+    async def _finish(self, recording: Recording) -> None:
+        """By stream. What even that cannot finish gets its name at the next start."""
         facts = recording.facts
-        self.finished(RecordingFinished(room_id=facts.mixed_in, recording_id=facts.id, path=facts.path))
+        command = FinishRecording(room_id=facts.mixed_in, recording_id=facts.id, path=facts.path)
+        try:
+            await self._venues.supervisor.stream[facts.stream_index].call(command, FINISH_LIMIT_S)
+        except RoomtoneError as error:
+            self.finished(
+                RecordingFinished(
+                    room_id=facts.mixed_in, recording_id=facts.id, path=facts.path, error=f"not finished: {error}"
+                )
+            )
 
     # ---------------------------------------------------------------------------------------- storing
 
@@ -290,6 +304,9 @@ class Recordings:
     def uploaded(self, event: Uploaded) -> None:
         recording = self._all.get(event.upload_id)
         if recording is None or recording.facts.result is None:
+            # Begun by an earlier server, which has told of the local files.
+            if event.is_final:
+                log.info("upload", upload_id=event.upload_id, locations=event.locations, error=event.error)
             return
         result = recording.facts.result
         places = _places(result, dict(zip(_paths(result), event.locations, strict=False)))
@@ -301,6 +318,9 @@ class Recordings:
             recording.stored.set_result(places)
 
     def _tell(self, recording: Recording, places: dict[str, Any]) -> None:
+        """Once; later words change nothing."""
+        if recording.told.done():
+            return
         self._publish(recording, "recording.finished", **places)
         self._forget(recording)
         if not recording.stored.done():
@@ -322,12 +342,16 @@ class Recordings:
         self._venues.ledger.put(KIND, recording.facts.id, recording.facts)
 
     async def end_all(self, limit_s: float) -> None:
-        """The server ends: everything into its files; uploads go on with the next start."""
-        for recording in list(self._running.values()):
-            self._stop(recording)
-        waiting = [one.finished for one in self._all.values() if not one.finished.done()]
-        if waiting:
+        """The server ends: everything into its files and buckets. What takes longer is told of as it is now; the next start goes
+        on with it, with the names of files and with uploads."""
+        for venue in list(self._running):
+            self.stop_on(venue)
+        if waiting := [one.told for one in self._all.values()]:
             await asyncio.wait(waiting, timeout=limit_s)
+        for recording in list(self._all.values()):
+            facts = recording.facts
+            path = RecordingFinished(room_id=facts.mixed_in, recording_id=facts.id, path=facts.path)
+            self._tell(recording, _places(facts.result or path, {}))
 
     # ---------------------------------------------------------------------------------------- moves
 

@@ -4,7 +4,6 @@ Runs in: control. Pure.
 Owns: how request and environment are put together, and which endpoint is too open.
 """
 
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 import msgspec
@@ -12,9 +11,9 @@ import msgspec
 from app.config import Config
 from app.services.requests import Record
 from shm.errors import CallerError
+from shm.reach import Forbidden, Reach, is_local_host, plain_address
 
 DEFAULT_REGION = "us-east-1"
-LOCAL_SUFFIXES = (".local", ".internal", ".localdomain", ".home.arpa", ".localhost")
 
 
 class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,11 +46,12 @@ def storage_of(request: Record, config: Config) -> Bucket | None:
     if bool(bucket.access_key) != bool(bucket.secret_key):
         raise CallerError("s3_access_key and s3_secret_key: both or neither")
     if bucket.endpoint:
-        _check_endpoint(bucket.endpoint, insecure_allowed=config.s3_allow_insecure_endpoint)
+        _check_endpoint(bucket.endpoint, config)
     return bucket
 
 
-def _check_endpoint(endpoint: str, *, insecure_allowed: bool) -> None:
+def _check_endpoint(endpoint: str, config: Config) -> None:
+    """Names are judged when they are connected to."""
     try:
         url = urlsplit(endpoint)
         host = url.hostname or ""
@@ -59,14 +59,10 @@ def _check_endpoint(endpoint: str, *, insecure_allowed: bool) -> None:
         url, host = urlsplit(""), ""
     if url.scheme not in ("http", "https") or not host:
         raise CallerError("s3_endpoint: an http or https URL")
-    if url.scheme == "http" and not insecure_allowed and not is_local(host):
+    if url.scheme == "http" and not config.s3_allow_insecure_endpoint and not is_local_host(host):
         raise CallerError("s3_endpoint: plain http only to local hosts")
-
-
-def is_local(host: str) -> bool:
-    """Config.md section 3, S3_ALLOW_INSECURE_ENDPOINT."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return "." not in host or host.lower().endswith(LOCAL_SUFFIXES)
-    return address.is_loopback or address.is_private or address.is_link_local
+    if (address := plain_address(host)) is not None:
+        try:
+            Reach(private_allowed=config.fetch_allow_private).check(host, address)
+        except Forbidden as error:
+            raise CallerError(f"s3_endpoint: {error}") from None

@@ -30,7 +30,16 @@ from app.supervisor.zygote import Found, ZygoteLink
 from shm.clock import PHASES, monotonic_ns
 from shm.errors import ResourceError
 from shm.instance import STATS_ROWS, Instance
-from shm.messages import CloseRoom, Command, Hangup, RoomInventoryPart, RoomStart, RtpStart, UploadRecording
+from shm.messages import (
+    CloseRoom,
+    Command,
+    FinishRecording,
+    Hangup,
+    RoomInventoryPart,
+    RoomStart,
+    RtpStart,
+    UploadRecording,
+)
 
 WATCH_EVERY_S = 0.25
 SHARED_NAME = "rooms "
@@ -43,7 +52,7 @@ EMPTY_ROOM_S = 10.0
 RESTART_PAUSE_S = 0.5  # after repeated deaths; the first restart is immediate
 LEAVE_TIMEOUT_S = 1.0
 # What is repeated to a successor although the rest of its predecessor's world ended with it.
-REPEATED: dict[str, tuple[type[Command], ...]] = {"sip": (Hangup,), "stream": (UploadRecording,)}
+REPEATED: dict[str, tuple[type[Command], ...]] = {"sip": (Hangup,), "stream": (UploadRecording, FinishRecording)}
 
 _log = structlog.get_logger()
 
@@ -305,11 +314,11 @@ class Supervisor:
         self.handlers.worker_restarted(worker)
 
     def _give_up(self, worker: Worker) -> None:
+        worker.wanted = False
         for room_id in self.rooms_on(worker):
             del self._rooms[room_id]
             _log.error("room ends: its worker died again and again", room_id=room_id)
             self.handlers.room_is_hopeless(room_id)
-        worker.wanted = False
         worker.fail_unanswered(keep=())
         self._forget_room_worker(worker)
 

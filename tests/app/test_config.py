@@ -174,3 +174,12 @@ def test_the_example_names_every_variable_and_no_other():
     named = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", ENV_EXAMPLE.read_text(), re.MULTILINE))
     fields = {field.name.upper() for field in dataclasses.fields(Config)} - {"WARNINGS"}
     assert named == fields
+
+
+def test_an_s3_endpoint_is_a_url_and_plain_http_stays_at_home():
+    for endpoint in ("http://127.0.0.1:9000", "http://minio:9000", "http://s3.internal", "https://s3.example.com"):
+        assert read(S3_ENDPOINT=endpoint).s3_endpoint == endpoint
+    assert read(S3_ENDPOINT="http://s3.example.com", S3_ALLOW_INSECURE_ENDPOINT="true").s3_endpoint
+    for endpoint in ("s3.example.com", "ftp://minio", "http://", "http://[::1", "http://s3.example.com"):
+        with pytest.raises(ConfigError, match="S3_ENDPOINT"):
+            read(S3_ENDPOINT=endpoint)

@@ -1,4 +1,5 @@
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -68,3 +69,13 @@ def test_a_put_takes_microseconds(tmp_path, size_bytes):
         ledger.put("event", str(index), fact)
         taken.append(time.perf_counter_ns() - start)
     assert sorted(taken)[1000] < 500_000  # the aim is 50 µs, measured 20; this only catches a lost pragma
+
+
+def test_nobody_else_reads_what_callers_confided(tmp_path):
+    path = tmp_path / "facts"
+    path.touch(0o644)
+    ledger = Ledger(str(path))
+    ledger.put("room", "r", Fact("secret"))
+    assert {stat.S_IMODE(one.stat().st_mode) for one in tmp_path.iterdir()} == {0o600}
+    assert len(list(tmp_path.iterdir())) > 1
+    ledger.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import stat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,12 @@ import soundfile
 from tests.flows.conftest import Phones
 from tests.flows.tools.events import Vsi
 from tests.flows.tools.rest import Rest
+from tests.flows.tools.server import Server
 from tests.flows.tools.spectrum import tones
 
 pytestmark = pytest.mark.flow
+
+HEADER_BYTES = 44
 
 
 def read(path: str) -> tuple[np.ndarray, int]:
@@ -25,9 +30,12 @@ def read(path: str) -> tuple[np.ndarray, int]:
     return samples, rate_hz
 
 
-@pytest.fixture
-def folder(tmp_path, own_server):
-    return tmp_path
+async def captured(path: str, within_s: float = 5.0) -> None:
+    """Wait until something of the recording `path` is on disk: one that is stopped before leaves no file, and rightly so."""
+    hidden = Path(path).with_name(f".{Path(path).name}.rec")
+    async with asyncio.timeout(within_s):
+        while hidden.stat().st_size <= HEADER_BYTES:  # noqa: ASYNC110 - nobody announces what a thread writes
+            await asyncio.sleep(0.02)
 
 
 async def test_a_room_is_recorded_with_all_its_channels(own_server, tmp_path, phones: Phones) -> None:
@@ -127,12 +135,74 @@ async def test_deleting_the_room_finishes_its_recording(own_server, tmp_path, ph
     server = own_server(RECORDING_DIR=str(tmp_path))
     async with Rest(server.base) as rest, Vsi(server.base) as vsi:
         await phones.meeting(rest, "r", (440, 660))
-        await rest.post("/rooms/r/record")
-        await asyncio.sleep(0.5)
+        await captured((await rest.post("/rooms/r/record"))["file"])
         await rest.delete("/rooms/r")
         samples, rate_hz = read((await vsi.wait("recording.finished", room_id="r"))["file"])
         assert len(samples) > 0.4 * rate_hz
         await phones.meeting(rest, "r", (440, 660))
-        await rest.post("/rooms/r/record")
+        await captured((await rest.post("/rooms/r/record"))["file"])
     server.stop()
     assert len(list(tmp_path.glob("*.wav"))) == 2
+
+
+async def test_what_an_abrupt_end_leaves_behind_is_finished_by_the_next_server(
+    own_server, tmp_path, phones: Phones
+) -> None:
+    """`kill -9` of every process at once, as a crash of the container: a room, a multi-channel room and a leg are recorded."""
+    server = own_server(RECORDING_DIR=str(tmp_path))
+    async with Rest(server.base) as rest:
+        (alice_id, _), _ = await phones.meeting(rest, "a", (440, 660))
+        await phones.meeting(rest, "b", (880, 1100))
+        mono = (await rest.post("/rooms/a/record"))["file"]
+        leg = (await rest.post(f"/legs/{alice_id}/record"))["file"]
+        multi = (await rest.post("/rooms/b/record", {"multi_channel": True}))["file"]
+        began_s = asyncio.get_running_loop().time()
+        await asyncio.sleep(1.7)  # the length of what is recorded
+        server.kill()
+        length_s = asyncio.get_running_loop().time() - began_s
+    assert not list(tmp_path.glob("[!.]*"))
+    server = own_server(RECORDING_DIR=str(tmp_path))
+    found = await asyncio.gather(*(finished_later(server, path) for path in (mono, leg, multi)))
+    for path, tones_hz in ((mono, {440, 660}), (leg, {440}), (multi, {880, 1100})):
+        samples, rate_hz = read(path)
+        assert length_s - 1 <= len(samples) / rate_hz <= length_s + 0.5
+        assert {round(tone, -1) for tone in tones(samples[:6400, 0], rate_hz)} == tones_hz
+    mix, _ = read(multi)
+    merged, rate_hz = read(found[2]["multi_channel_file"])
+    assert merged.shape == (len(mix), 2)
+    tracks = dict(one.split(": ") for one in found[2]["channels"].split(", "))
+    assert len(tracks) == 2
+    for channel, name in enumerate(tracks.values()):
+        own, _ = read(str(tmp_path / name))
+        assert np.array_equal(own[:, 0], merged[:, channel])
+        assert {round(tone, -1) for tone in tones(own[:6400, 0], rate_hz)} in ({880}, {1100})
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    server.stop()
+
+
+async def finished_later(server: Server, path: str, within_s: float = 10.0) -> dict[str, Any]:
+    """What the log says of a recording that was left behind."""
+    async with asyncio.timeout(within_s):
+        while not (lines := [line for line in server.logged() if line.get("file") == path]):  # noqa: ASYNC110 - no waiting on a pipe here
+            await asyncio.sleep(0.02)
+    return lines[0]
+
+
+async def test_recordings_are_finished_when_the_master_is_killed(own_server, tmp_path, phones: Phones) -> None:
+    server = own_server(RECORDING_DIR=str(tmp_path))
+    async with Rest(server.base) as rest:
+        await phones.meeting(rest, "r", (440, 660))
+        path = (await rest.post("/rooms/r/record", {"multi_channel": True}))["file"]
+        began_s = asyncio.get_running_loop().time()
+        await captured(path)
+        server.processes()
+        server.signal(signal.SIGKILL)
+        length_s = asyncio.get_running_loop().time() - began_s
+    async with asyncio.timeout(6):
+        while server.processes():  # noqa: ASYNC110 - foreign processes tell nobody here
+            await asyncio.sleep(0.05)
+    mix, rate_hz = read(path)
+    assert len(mix) / rate_hz > length_s - 0.2
+    (merged,) = tmp_path.glob("*_multichannel_*.wav")
+    assert read(str(merged))[0].shape == (len(mix), 2)
+    assert not [one for one in tmp_path.iterdir() if one.name.startswith(".")]

@@ -143,6 +143,19 @@ class RecordingFiles:
             raise FileExistsError(f"{self.path.name} is being recorded")
         return note
 
+    def reopen(self) -> Note:
+        """Of a recording that nobody goes on with: open all the files that are there; returns what is known of it.
+
+        Raises OSError; BlockingIOError when somebody does go on with it.
+        """
+        note = read_note(self.path) or Note(self.recording_id)
+        self.mix.open(is_over=True)  # its lock guards all the others
+        form = re.compile(re.escape(f".{self.path.name}.track_") + r"(\d+)\.rec")
+        there = [form.fullmatch(path.name) for path in self.path.parent.iterdir()]
+        for _ in range(max([len(note.channels), *(int(found[1]) + 1 for found in there if found)])):
+            self.add_track().open_or_fail(is_over=True)
+        return note
+
     def add_track(self) -> Sink:
         """The next channel's file, not yet opened."""
         path = dot_path(self.path, f".track_{len(self.tracks):02d}.rec")

@@ -1,7 +1,7 @@
 """The end of a recording: its files become complete, get their names, and are merged.
 
-Runs in: room (a thread of its own: it syncs and copies for seconds), stream (orphans).
-Owns: the order of these steps.
+Runs in: room (a thread of its own: it syncs and copies for seconds), stream (orphans, likewise).
+Owns: the order of these steps, and what is told of the end.
 
 Rules
 1. Every step can be repeated: who is killed in the middle leaves a note (`files.py`), and a successor does the rest.
@@ -14,15 +14,17 @@ Not here: when a recording is stopped -> `workers/room/recordings.py`.
 
 import contextlib
 import errno
+import math
 import os
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from shm.clock import TICKS_PER_SECOND
+from shm.messages import RecordedChannel, RecordingFinished
 from workers.recording.files import (
     Note,
     RecordingFiles,
@@ -33,6 +35,7 @@ from workers.recording.files import (
 )
 from workers.recording.wav_file import WavFile
 
+TICK_MS = 1000 // TICKS_PER_SECOND
 _MERGE_BLOCK_SAMPLES = 1 << 18
 _NAMES_TRIED = 16
 _LEFTOVERS = {".json", ".merged", ".long", ".new"}
@@ -142,56 +145,71 @@ def _sync_directory(directory: Path) -> None:
             os.close(fd)
 
 
-def link_orphans(directory: Path, running: Collection[Path] = ()) -> list[Path]:
-    """At start: give the files of recordings that nobody goes on with their final names; returns these.
+def ending(
+    note: Note, outcome: Outcome, *, room_id: str, recording_id: str, errors: Sequence[str] = ()
+) -> RecordingFinished:
+    """What control is told of the end."""
+    paths = dict(zip((one.participant_id for one in note.channels), outcome.tracks, strict=False))
+    channels = tuple(
+        RecordedChannel(
+            participant_id=one.participant_id,
+            channel=index,
+            start_ms=(one.first_tick - note.since_tick) * TICK_MS,
+            end_ms=((one.end_tick or note.end_tick) - note.since_tick) * TICK_MS,
+            path=paths[one.participant_id],
+        )
+        for index, one in enumerate(note.channels)
+        if paths.get(one.participant_id) and one.first_tick
+    )
+    whole = {one.participant_id for one in channels}
+    return RecordingFinished(
+        room_id=room_id,
+        recording_id=recording_id,
+        path=outcome.path,
+        multi_channel_path=outcome.merged_path,
+        channels=channels,
+        omitted=tuple(one.participant_id for one in note.channels if one.participant_id not in whole),
+        error="; ".join([*outcome.errors, *errors]),
+    )
 
-    `running`: paths of recordings that are to go on, though their worker may just be dead. A file that a living process holds
-    (another server on the same directory) is left alone. Raises OSError only where the directory cannot be read.
+
+def finish_orphans(directory: Path, before_s: float) -> Iterator[tuple[Outcome, Note]]:
+    """At a server's start: finish every recording that nobody goes on with, as long as it had become.
+
+    Left alone: what a living process holds (another server on the same directory), and what was written after `before_s`, the
+    server's own start by the wall clock: a recording of its own, whose worker may just be dead. Raises OSError only where the
+    directory cannot be read.
     """
-    linked: list[Path] = []
-    if not directory.exists():
-        return linked
-    for path in sorted(directory.iterdir()):
-        name, is_ours, part = path.name.removeprefix(".").partition(".wav.")
-        final_path = directory / f"{name}.wav"
-        if not path.name.startswith(".") or not is_ours or final_path in running:
-            continue
-        with contextlib.suppress(OSError):
-            if path.suffix == ".rec":
-                linked += _link_orphan(path, final_path, part)
-            elif path.suffix in _LEFTOVERS and not _is_held(dot_path(final_path, ".rec")):
-                path.unlink()
-    if linked:
-        _sync_directory(directory)
-    return linked
+    names = {path.name.rpartition(".wav.")[0] for path in directory.iterdir()} if directory.exists() else set()
+    for name in sorted(name for name in names if name.startswith(".")):
+        with contextlib.suppress(OSError):  # held, or gone meanwhile: another process is at it
+            found = finish_orphan(directory / f"{name[1:]}.wav", before_s)
+            if found is not None:
+                yield found
 
 
-def _link_orphan(path: Path, final_path: Path, part: str) -> Iterator[Path]:
-    try:
-        wav = WavFile.reopen(path)  # its header now counts all that reached the file
-    except BlockingIOError:
-        return
-    try:
-        if wav.is_unlinked:
-            return
-        if not wav.frames:
-            path.unlink()  # an empty capture leaves no file
-            return
-        if part.startswith("track_"):
-            channel = int(part.removeprefix("track_").removesuffix(".rec"))
-            stamp = time_stamp(path.stat().st_mtime)
-            final_path = names_of_channels(final_path, stamp, channel + 1)[1][channel]
-        wav.sync()
-        yield publish(path, final_path)
-    finally:
-        wav.close()
-
-
-def _is_held(path: Path) -> bool:
-    try:
-        WavFile.reopen(path).close()
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+def finish_orphan(final_path: Path, before_s: float = math.inf) -> tuple[Outcome, Note] | None:
+    """None where there is nothing to finish. Raises OSError; BlockingIOError for files that are held."""
+    parts = [path for path in final_path.parent.iterdir() if path.name.rpartition(".wav.")[0] == f".{final_path.stem}"]
+    written_s = max((path.stat().st_mtime for path in parts), default=math.inf)
+    if written_s >= before_s:
+        return None
+    files = RecordingFiles("", final_path, 0, 0)
+    note = files.reopen()
+    sinks = [sink for sink in (files.mix, *files.tracks) if sink.wav is not None]
+    ticks = max((-(-sink.wav.frames * TICKS_PER_SECOND // sink.wav.rate_hz) for sink in sinks if sink.wav), default=0)
+    outcome: Outcome | None = None
+    if sinks and not ticks:
+        files.discard()  # an empty capture leaves no file
+    elif sinks:
+        note.end_tick = note.end_tick or note.since_tick + ticks
+        note.stamp = note.stamp or time_stamp(written_s)
+        files.save(note)  # a repetition finds the same names
+        outcome = finish(files, note, multi_channel=bool(files.tracks))
+        if outcome.errors:
+            return outcome, note  # what is left is tried again at the next start
+    for path in parts:
+        if path.suffix in _LEFTOVERS:
+            path.unlink(missing_ok=True)
+    files.forget()
+    return (outcome, note) if outcome is not None else None

@@ -52,6 +52,10 @@ class WavFile:
         """Go on with a file whose writer died: all whole frames that reached it count. Raises FileNotFoundError."""
         fd = _open_locked(path, 0)
         header = os.pread(fd, LONG_HEADER_BYTES, 0)
+        if not header:  # its maker was killed before the first byte
+            path.unlink()
+            os.close(fd)
+            raise FileNotFoundError(errno.ENOENT, "nothing was written", str(path))
         is_long = header[:4] == b"RF64"
         at = LONG_HEADER_BYTES - 8 if is_long else PLAIN_HEADER_BYTES - 8
         if header[:4] not in {b"RIFF", b"RF64"} or header[at : at + 4] != b"data":
@@ -66,11 +70,6 @@ class WavFile:
     @property
     def frame_bytes(self) -> int:
         return self.channels * SAMPLE_BYTES
-
-    @property
-    def is_unlinked(self) -> bool:
-        """Whether somebody has meanwhile taken the file's name away."""
-        return os.fstat(self._fd).st_nlink == 0
 
     def write(self, position: int, samples: memoryview) -> None:
         """Interleaved samples from frame `position` on, then the header."""
@@ -147,6 +146,8 @@ def _open_locked(path: Path, flags: int) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags, _MODE)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(fd), path.stat()):  # or gone: somebody finished it before we had the lock
+            raise BlockingIOError(errno.EWOULDBLOCK, "another process is at it", str(path))
         if flags:
             os.fchmod(fd, _MODE)  # whatever the umask
     except OSError:

@@ -43,10 +43,11 @@ class JobThread:
             raise WireError(self._failure)
 
     def end(self, timeout_s: float) -> None:
-        """Do all jobs, then end."""
+        """Do all jobs, then end; a later job starts anew."""
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join(timeout_s)
+            self._thread = None
 
     def _run(self) -> None:
         if os.sched_getscheduler(0) == os.SCHED_FIFO:

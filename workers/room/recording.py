@@ -16,9 +16,9 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from shm.clock import tick_now
-from shm.messages import MixParticipant, RecordedChannel, RecordingFinished, StartRecording
+from shm.messages import MixParticipant, RecordingFinished, StartRecording
 from workers.recording.files import Note, NotedChannel, RecordingFiles, Sink, time_stamp
-from workers.recording.finishing import Outcome
+from workers.recording.finishing import Outcome, ending
 from workers.room.jobs import Job
 from workers.room.sources import TICK_MS
 
@@ -185,29 +185,11 @@ class Recording:
         )
 
     def ending(self, outcome: Outcome) -> RecordingFinished:
-        errors = list(outcome.errors)
-        if self.lost_ticks:
-            errors.append(f"{self.lost_ticks * TICK_MS} ms could not be written in time and are silent")
-        channels = []
-        paths = dict(zip(self._tracks, outcome.tracks, strict=False))
-        for index, (participant_id, track) in enumerate(self._tracks.items()):
-            if paths.get(participant_id) and track.first_tick:
-                channels.append(
-                    RecordedChannel(
-                        participant_id=participant_id,
-                        channel=index,
-                        start_ms=(track.first_tick - self.since_tick) * TICK_MS,
-                        end_ms=((track.end_tick or self.end_tick) - self.since_tick) * TICK_MS,
-                        path=paths[participant_id],
-                    )
-                )
-        whole = {one.participant_id for one in channels}
-        return RecordingFinished(
+        lost_ms = self.lost_ticks * TICK_MS
+        return ending(
+            self.note(),
+            outcome,
             room_id=self.command.room_id,
             recording_id=self.command.recording_id,
-            path=outcome.path,
-            multi_channel_path=outcome.merged_path,
-            channels=tuple(channels),
-            omitted=tuple(one for one in self._tracks if one not in whole),
-            error="; ".join(errors),
+            errors=[f"{lost_ms} ms could not be written in time and are silent"] if lost_ms else [],
         )

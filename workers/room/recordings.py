@@ -109,6 +109,7 @@ class Recordings:
         self._writer.end(LEAVE_TIMEOUT_S)
         self._finisher.end(LEAVE_TIMEOUT_S)
         self.settle()
+        self._writer.end(LEAVE_TIMEOUT_S)  # notes of what was finished just now
 
     def _stop(self, recording: Recording) -> None:
         recording.is_ending = True

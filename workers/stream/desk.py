@@ -22,7 +22,7 @@ from shm import messages as wire
 from shm.errors import CallerError, PeerError, ResourceError
 from shm.instance import Instance
 from shm.reach import GuardedResolver, Reach
-from workers.stream import client
+from workers.stream import client, orphans
 from workers.stream.clips import Clips
 from workers.stream.conversing import Conversations, Vendors
 from workers.stream.decode import Decoder
@@ -49,7 +49,9 @@ class Desk:
     """To be made in the running loop. `send` is the channel's, `post` the outbox's."""
 
     def __init__(self, instance: Instance, start: wire.StreamStart, send: Send, post: Post) -> None:
-        self._send = send
+        self._send, self._post = send, post
+        self._begun_s = instance.made_s
+        self._recording_dir = Path(start.recording_dir)
         self._tasks: set[asyncio.Task[None]] = set()
         tls = client.trust()
         reach = Reach(private_allowed=start.fetch_allow_private)
@@ -131,6 +133,8 @@ class Desk:
                 self._clips.synthesize(command)
             case wire.CancelClip():
                 self._clips.cancel(command.clip_id)
+            case wire.FinishRecording():
+                return self._finish(command)
             case wire.UploadRecording():
                 return self._uploads.start(command)
             case wire.StartTranscription():
@@ -154,6 +158,9 @@ class Desk:
                 raise CallerError(f"{type(command).__name__} means nothing here")
         return None
 
+    async def _finish(self, command: wire.FinishRecording) -> None:
+        self._post(await asyncio.to_thread(orphans.finish_one, command))
+
     # ------------------------------------------------------------------------------------------ life
 
     def ids(self) -> list[str]:
@@ -167,6 +174,7 @@ class Desk:
     async def resume(self) -> None:
         """Go on with what a predecessor left."""
         await self._uploads.resume()
+        orphans.finish_in_background(self._recording_dir, self._begun_s, self.log)
 
     def settle(self, *, flushed: bool) -> None:
         """Now and then; `flushed` when no message waits any more."""

@@ -8,6 +8,7 @@ Rules
    to. botocore has no place for that, so the connections of its pool are exchanged; a test sees to it that this holds.
 2. A custom endpoint is addressed by path. Without keys in the order the AWS chain decides.
 3. boto3 sends large files in parts and tries twice by itself; everything beyond is `upload.py`.
+4. Stored is what the answer names with its ETag.
 """
 
 import socket
@@ -28,6 +29,7 @@ from shm.reach import Forbidden, Reach, plain_address
 CONNECT_S = 5.0
 READ_S = 30.0
 CONTENT_TYPE = "audio/wav"
+_STORING = ("PutObject", "UploadPart", "CompleteMultipartUpload")
 
 
 class StorageError(PeerError):
@@ -86,12 +88,20 @@ def _client(bucket: Bucket, reach: Reach) -> Any:
             response_checksum_validation="when_required",
         ),
     )
+    for operation in _STORING:
+        client.meta.events.register(f"after-call.s3.{operation}", _check_whole)
     if bucket.endpoint:
         host = urlsplit(bucket.endpoint).hostname or ""
         if (address := plain_address(host)) is not None:  # with a proxy nobody else would look at it
             reach.check(host, address)
         _guard(client, reach)
     return client
+
+
+def _check_whole(parsed: dict[str, Any], **_: Any) -> None:
+    """A connection that breaks behind "200" is a success to the library, and the local file would be removed."""
+    if "Error" not in parsed and "ETag" not in parsed:
+        raise StorageError("s3: the answer broke off")
 
 
 def _guard(client: Any, reach: Reach) -> None:

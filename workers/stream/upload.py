@@ -40,10 +40,9 @@ Log = Callable[..., None]
 class _Order:
     """One upload: its command, its place in the spool, what became of its files."""
 
-    def __init__(self, command: wire.UploadRecording, spool_fd: int, *, is_resumed: bool) -> None:
+    def __init__(self, command: wire.UploadRecording, spool_fd: int) -> None:
         self.command = command
         self.spool_fd = spool_fd
-        self.is_resumed = is_resumed
         self.bucket = Bucket(
             command.bucket, command.region, command.endpoint, command.prefix, command.access_key, command.secret_key
         )
@@ -59,8 +58,8 @@ class _Order:
             try:
                 put(self.bucket, path, reach)
             except FileNotFoundError:
-                # A predecessor may have died between storing it and striking it off.
-                if not (self.is_resumed and is_there(self.bucket, path, reach)):
+                # A predecessor may have died between storing it and saying so.
+                if not is_there(self.bucket, path, reach):
                     self.error = self.error or "the file is gone"
                     continue
             except (StorageError, OSError) as fault:
@@ -158,7 +157,7 @@ class Uploads:
         except OSError:
             os.close(descriptor)
             raise
-        return _Order(command, descriptor, is_resumed=False)
+        return _Order(command, descriptor)
 
     def _found(self) -> list[_Order]:
         orders: list[_Order] = []
@@ -175,5 +174,5 @@ class Uploads:
                 path.unlink(missing_ok=True)
                 os.close(descriptor)
             else:
-                orders.append(_Order(command, descriptor, is_resumed=True))
+                orders.append(_Order(command, descriptor))
         return orders

@@ -25,11 +25,13 @@ from shm.messages import (
     StartRecording,
     StopRecording,
 )
-from workers.recording.finishing import link_orphans, publish
+from workers.recording.finishing import finish_orphans, publish
+from workers.recording.wav_file import WavFile
 from workers.room import taps
 from workers.room.taps import CHUNK_TICKS
 
 N = 320
+EARLIER_S, LATER_S = 0.0, 4e9  # than any file's time
 NAME = "20250304_050607_0badcafe.wav"
 
 
@@ -363,6 +365,17 @@ def test_the_end_of_the_room_completes_its_recordings(stage, path):
     np.testing.assert_array_equal(read(end.channels[0].path), expected(first, 30, 1))
 
 
+def test_a_process_that_is_told_to_leave_while_it_finishes_leaves_nothing_hidden(stage, path):
+    stage.add("a", 1)
+    start(stage, path, multi_channel=True)
+    first = stage.tick
+    stage.run(5, talk(1))
+    stage.call(StopRecording(room_id="r", recording_id="rec"))
+    stage.desk.recordings.end()
+    np.testing.assert_array_equal(read(path), expected(first, 5, 1))
+    assert left_over(path) == []
+
+
 def test_many_rooms_in_one_worker_at_two_rates_and_phases(new_stage, tmp_path):
     stage = new_stage()
     first = {}
@@ -621,18 +634,76 @@ def test_a_leg_that_is_replaced_on_another_row_keeps_its_lane(stage, path):
     np.testing.assert_array_equal(read(path), wish)
 
 
-def test_orphans_get_their_names_and_those_in_use_are_left_alone(stage, new_stage, path):
+def test_orphans_are_finished_and_those_in_use_or_new_are_left_alone(stage, new_stage, path):
     stage.add("a", 1)
     start(stage, path, multi_channel=True)
     first = stage.tick
     stage.run(CHUNK_TICKS + 1, talk(1))
-    assert link_orphans(path.parent) == []  # a living process holds them
+    assert list(finish_orphans(path.parent, LATER_S)) == []  # a living process holds them
     restarted(new_stage, stage, after_ticks=0)
-    assert link_orphans(path.parent, running=[path]) == []
-    linked = link_orphans(path.parent)
-    assert linked[0] == path
-    assert re.fullmatch(r"\d{8}_\d{6}_track_0badcafe_00\.wav", linked[1].name)
-    for one in linked:
+    assert list(finish_orphans(path.parent, EARLIER_S)) == []
+    ((outcome, note),) = finish_orphans(path.parent, LATER_S)
+    assert outcome.errors == []
+    assert outcome.path == str(path)
+    assert [one.participant_id for one in note.channels] == ["a"]
+    assert re.fullmatch(r"\d{8}_\d{6}_track_0badcafe_00\.wav", Path(outcome.tracks[0]).name)
+    for one in (outcome.path, outcome.merged_path, *outcome.tracks):
         np.testing.assert_array_equal(read(one), expected(first, CHUNK_TICKS, 1))
     assert left_over(path) == []
-    assert link_orphans(path.parent / "missing") == []
+    assert list(finish_orphans(path.parent, LATER_S)) == []
+    assert list(finish_orphans(path.parent / "missing", LATER_S)) == []
+
+
+def test_tracks_of_an_orphan_become_as_long_as_its_mix(stage, new_stage, path):
+    """One left early, one came late: all files have the same start and length (media.md 6.4)."""
+    stage.add("a", 1)
+    stage.add("b", 2)
+    start(stage, path, multi_channel=True)
+    first = stage.tick
+    stage.run(10, talk(1, 2))
+    stage.remove("b")
+    stage.run(20, talk(1))
+    stage.add("c", 3)
+    stage.run(CHUNK_TICKS, talk(1, 3))
+    restarted(new_stage, stage, after_ticks=0)
+    ((outcome, _),) = finish_orphans(path.parent, LATER_S)
+    mix, merged = read(outcome.path), read(outcome.merged_path)
+    assert merged.shape == (len(mix), 3)
+    for channel, track in enumerate(outcome.tracks):
+        np.testing.assert_array_equal(read(track), merged[:, channel])
+    np.testing.assert_array_equal(merged[: 10 * N, 1], expected(first, 10, 2))
+    assert not merged[11 * N :, 1].any()
+    assert left_over(path) == []
+
+
+@pytest.mark.parametrize("kept", range(1, 4))
+def test_an_orphan_whose_finishing_was_killed_too_is_finished_under_the_same_names(stage, new_stage, path, kept):
+    stage.add("a", 1)
+    start(stage, path, multi_channel=True)
+    stage.run(CHUNK_TICKS + 1, talk(1))
+    restarted(new_stage, stage, after_ticks=0)
+    dots = {one.name: one.read_bytes() for one in path.parent.iterdir()}
+    ((outcome, note),) = finish_orphans(path.parent, LATER_S)
+    done = [outcome.merged_path, *outcome.tracks, outcome.path]
+    for one in done[kept:]:  # not reached by the first
+        Path(one).unlink()
+    for name, data in dots.items():
+        if (kept < 3 and name.endswith("wav.rec")) or (kept < 2 and ".track_" in name):
+            (path.parent / name).write_bytes(data)
+    (path.parent / f".{NAME}.json").write_bytes(msgspec.json.encode(note))
+    again = list(finish_orphans(path.parent, LATER_S))
+    assert [one for one, _ in again] == ([outcome] if kept < 3 else [])
+    assert sorted(one.name for one in path.parent.iterdir()) == sorted(Path(one).name for one in done)
+
+
+def test_orphans_that_hold_nothing_leave_nothing(tmp_path):
+    (tmp_path / ".a.wav.b.wav.rec").touch()  # killed before the first byte
+    WavFile.create(tmp_path / ".c.wav.rec", 8000, 1).close()
+    (tmp_path / ".d.wav.json").write_text("{}")
+    WavFile.create(tmp_path / ".e.wav.f.wav.rec", 8000, 1).close()
+    wav = WavFile.reopen(tmp_path / ".e.wav.f.wav.rec")
+    wav.extend(8)
+    wav.close()
+    ((outcome, _),) = finish_orphans(tmp_path, LATER_S)
+    assert outcome.path == str(tmp_path / "e.wav.f.wav")
+    assert [one.name for one in tmp_path.iterdir()] == ["e.wav.f.wav"]

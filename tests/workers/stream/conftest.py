@@ -83,7 +83,7 @@ class Control:
                 from workers.stream.main import run
 
                 run(
-                    SimpleNamespace(stats=self.stats, lifeline_fd=lifeline_read, banks=self.banks),
+                    SimpleNamespace(stats=self.stats, lifeline_fd=lifeline_read, banks=self.banks, made_s=0.0),
                     Channel(theirs, wire.ToStream),
                     start,
                 )
