@@ -10,9 +10,12 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import re
 import secrets
+import signal
 from asyncio.subprocess import PIPE, STDOUT, Process
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,15 +59,22 @@ class Shell:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            "bash", cwd=self._folder, env=self._environment, stdin=PIPE, stdout=PIPE, stderr=STDOUT
+            "bash",
+            cwd=self._folder,
+            env=self._environment,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=STDOUT,
+            start_new_session=True,
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        """With all that a page which failed in the middle has left running."""
         assert self._process is not None
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        await asyncio.wait_for(self._process.wait(), 5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
 
     async def run(self, shell: str, *, within_s: float = 40.0) -> list[str]:
         """The lines it prints on stdout and stderr. Fails when any command of it does."""

@@ -57,3 +57,10 @@ async def test_a_shell_keeps_what_was_set_and_tells_which_command_failed(tmp_pat
         with pytest.raises(AssertionError, match="failed"):
             await shell.run("B=$(false | cat)\n")
         assert await shell.run("echo $A\n") == ["1"]
+
+
+async def test_what_a_page_leaves_running_ends_with_its_shell(tmp_path: Path) -> None:
+    async with Shell(tmp_path, {"PATH": "/usr/bin:/bin"}) as shell:
+        (pid,) = await shell.run("sleep 60 &\necho $!\n")
+        assert (Path("/proc") / pid).exists()
+    assert not (Path("/proc") / pid).exists() or "Z" in (Path("/proc") / pid / "stat").read_text()
