@@ -89,7 +89,10 @@ class Sink:
         if position < 0:
             return  # a tick before the recording's first: another clock's file
         try:
-            self.wav.write(position, np.ascontiguousarray(samples.T).data.cast("B"))
+            if samples.any():
+                self.wav.write(position, np.ascontiguousarray(samples.T).data.cast("B"))
+            else:
+                self.wav.extend(position + samples.shape[1])  # a hole costs neither time nor space
         except OSError as error:
             self.error = str(error)
 
