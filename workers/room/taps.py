@@ -26,6 +26,7 @@ from workers.recording.files import Sink
 from workers.room.jobs import Job
 from workers.room.mixer import Plan, Samples
 from workers.room.recording import Fitting, Lane, Recording, Track
+from workers.room.small import WORD_SAMPLES, Small, words_of
 
 CHUNK_TICKS = 25
 WAITING_LIMIT_BYTES = 64 * 1024 * 1024
@@ -65,6 +66,8 @@ class Taps:
         self._fresh_tracks: list[Track] = []
         self._chunk: NDArray[np.int16] | None = None
         self._chunk_tick = 0
+        self._words: memoryview  # the chunk
+        self._fitting = Fitting()
         self._plan: Plan | None = None  # the one that `_totals` is of
 
     def fit(self, fitting: Fitting) -> bool:
@@ -72,7 +75,7 @@ class Taps:
         if fitting.lanes != self._lanes:
             self.hand_over()
             self._lanes = fitting.lanes
-        self._plan = None
+        self._fitting, self._plan = fitting, None
         self._mix_lanes, self._mix_rooms = _columns(fitting.mixes)
         self._voice_lanes, self._voice_rows = _columns(fitting.voices)
         self._ear_lanes, self._ear_positions = _columns(fitting.ears)
@@ -80,17 +83,36 @@ class Taps:
         self._fresh_tracks = [track for track in fitting.tracks if not track.first_tick]
         return bool(fitting.lanes)
 
-    def take(self, tick: int, plan: Plan, totals: Samples) -> None:
-        """After the mix of `tick`."""
+    def _advance(self, tick: int) -> int:
+        """Where in the chunk `tick` belongs."""
         if self._fresh_recordings or self._fresh_tracks:
             self._begin(tick)
         if self._chunk is None or not 0 <= tick - self._chunk_tick < CHUNK_TICKS:
             self.hand_over()
             sides = sum(lane.sides for lane in self._lanes)
             self._chunk = np.zeros((sides, CHUNK_TICKS, self._bank.frame_samples), np.int16)
+            self._words = words_of(self._chunk)
             self._chunk_tick = tick
         self.last_tick = tick
-        lanes = self._chunk[:, tick - self._chunk_tick]
+        return tick - self._chunk_tick
+
+    def take_few(self, tick: int, small: Small) -> None:
+        """As `take`, for a group that is mixed without numpy."""
+        at = self._advance(tick)
+        size = self._bank.frame_samples // WORD_SAMPLES
+        fitting, words = self._fitting, self._words
+        for pairs, sound in ((fitting.mixes, small.total), (fitting.voices, small.said), (fitting.ears, small.heard)):
+            for lane, source in pairs:
+                frame = sound(source, tick)
+                if frame is not None:
+                    start = (lane * CHUNK_TICKS + at) * size
+                    words[start : start + size] = frame
+
+    def take(self, tick: int, plan: Plan, totals: Samples) -> None:
+        """After the mix of `tick`."""
+        at = self._advance(tick)
+        assert self._chunk is not None
+        lanes = self._chunk[:, at]
         if len(self._mix_lanes):
             self._take_mixes(tick, plan, totals, lanes)
         if len(self._voice_lanes):
