@@ -166,7 +166,6 @@ class Membership:
                 leg_id=facts.id,
                 muted=facts.muted,
                 deaf=facts.deaf,
-                at_tick=_after_move(leg),
             )
         )
 
@@ -329,7 +328,7 @@ class Membership:
 
     @staticmethod
     def _exit(room: Room, leg: Leg, at_tick: int = 0) -> RemoveParticipant:
-        return RemoveParticipant(room_id=room.facts.id, leg_id=leg.facts.id, at_tick=at_tick or _after_move(leg))
+        return RemoveParticipant(room_id=room.facts.id, leg_id=leg.facts.id, at_tick=at_tick)
 
     async def _take_out(self, leg: Leg, room: Room) -> None:
         """Out of `room` into none, onto a row of the leg's own rate if there is one; where services go on, into a hidden one."""
@@ -364,8 +363,3 @@ class Membership:
 
 def _is_ringing_inbound(leg: Leg) -> bool:
     return leg.facts.type == "sip_inbound" and leg.facts.state == "ringing"
-
-
-def _after_move(leg: Leg) -> int:
-    """A change right behind a move must not overtake it: it holds from the same tick."""
-    return leg.moved_at_tick if leg.moved_at_tick > tick_now() else 0

@@ -1,21 +1,31 @@
-"""Setting up calls through the server's REST API, timed by its event WebSocket.
+"""The server's REST API and event WebSocket as the bench uses them; above all the set-up of calls, timed by events.
 
 Runs in: scripts/bench.
 Owns:    one keep-alive HTTP session and one /v1/vsi connection.
 Rules:
  1. A call's set-up lasts from just before its POST until `leg.joined_room` was read from the WebSocket.
  2. `concurrency` calls are in set-up at a time, never more; the events wait in a dict, at most one per leg.
+ 3. Every wait ends: a request and a call after CALL_WITHIN_S, the set-up of all of them after a time for each. Calls that
+    were not tried by then count as failures.
 """
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 
+from benchlib.server import BenchError
+
 CALL_WITHIN_S = 10
+SET_UP_WITHIN_S = 60  # and for each call
+SET_UP_WITHIN_S_PER_CALL = 0.2
+TOLD_WITHIN_S = 30
+TOLD = ("playback.started", "playback.finished", "playback.error", "recording.started", "recording.finished")
 
 
 @dataclass
@@ -32,6 +42,7 @@ class Caller:
     def __init__(self, http: aiohttp.ClientSession, vsi: aiohttp.ClientWebSocketResponse, url: str) -> None:
         self.http, self.vsi, self.url = http, vsi, url
         self.outcomes: dict[str, asyncio.Future[tuple[float, str]]] = {}
+        self.told: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)  # events of TOLD by their type
         self.result = SetUp()
 
     @classmethod
@@ -39,7 +50,9 @@ class Caller:
     async def connect(cls, url: str) -> AsyncIterator["Caller"]:
         """Yields a caller whose subscription to the events is active."""
         async with (
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http,
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=CALL_WITHIN_S)
+            ) as http,
             http.ws_connect(f"{url}/v1/vsi", heartbeat=20) as vsi,
         ):
             await vsi.receive_json(timeout=CALL_WITHIN_S)  # {"type":"connected"}
@@ -69,6 +82,30 @@ class Caller:
                 outcome = self.outcome(event["leg_id"])
                 if not outcome.done():
                     outcome.set_result((time.monotonic(), why))
+            elif kind in TOLD:
+                self.told[kind].append(event)
+
+    async def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The reply to one request below /v1. Raises BenchError unless it is a success."""
+        try:
+            async with self.http.request(method, f"{self.url}/v1/{path}", json=body) as reply:
+                said: dict[str, Any] = await reply.json()
+        except TimeoutError:
+            raise BenchError(f"{method} {path}: no answer within {CALL_WITHIN_S} s") from None
+        if not reply.ok:
+            raise BenchError(f"{method} {path}: {reply.status} {said.get('error', '')}")
+        return said
+
+    async def heard(self, kind: str, count: int) -> list[dict[str, Any]]:
+        """So many events of a type of TOLD. Raises BenchError when they do not come, or a playback fails."""
+        until = time.monotonic() + TOLD_WITHIN_S
+        while len(self.told[kind]) < count:
+            if self.told["playback.error"]:
+                raise BenchError(f"a playback failed: {self.told['playback.error'][0]['error']}")
+            if time.monotonic() > until:
+                raise BenchError(f"{len(self.told[kind])} of {count} events {kind} within {TOLD_WITHIN_S} s")
+            await asyncio.sleep(0.05)
+        return self.told[kind]
 
     async def call(self, to: str, room_id: str, codec: str) -> None:
         began = time.monotonic()
@@ -95,11 +132,15 @@ class Caller:
         """Calls each (to, room_id), so many at a time."""
         left = iter(targets)
         began = time.monotonic()
+        until = began + SET_UP_WITHIN_S + SET_UP_WITHIN_S_PER_CALL * len(targets)
         done = 0
 
         async def one_line() -> None:
             nonlocal done
             for to, room_id in left:
+                if time.monotonic() > until:
+                    self.result.failures.append(f"{to}: not tried, the calls before took too long")
+                    continue
                 await self.call(to, room_id, codec)
                 done += 1
                 on_call(done)

@@ -19,6 +19,7 @@ from benchlib.server import BenchError
 
 CFLAGS = ("-std=c11", "-O3", "-Wall", "-Wextra")
 RESULT_BYTES = 1 << 24  # a line of results for the largest bench
+SAYS_WITHIN_S = 10  # longer than it ever takes, on a busy machine too
 
 
 def build(root: Path) -> Path:
@@ -56,32 +57,36 @@ class Generator:
         self.process = await asyncio.create_subprocess_exec(
             *self.command, stdin=pipe, stdout=pipe, stderr=pipe, limit=RESULT_BYTES
         )
-        self.sip_port = int(self.words(await self.line("READY"))["sip_port"])
+        self.sip_port = int(self.words(await self.line("READY", SAYS_WITHIN_S))["sip_port"])
 
     @staticmethod
     def words(line: str) -> dict[str, str]:
         """`STATUS calls=3 sent=7` as {"calls": "3", "sent": "7"}."""
         return {name: value for name, _, value in (word.partition("=") for word in line.split()[1:])}
 
-    async def line(self, kind: str, on_status: Callable[[dict[str, str]], None] | None = None) -> str:
+    async def line(self, kind: str, within_s: float, on_status: Callable[[dict[str, str]], None] | None = None) -> str:
         """The next line that begins with `kind`; STATUS lines on the way go to `on_status`."""
         process = self.running()
         assert process.stdout is not None
-        while raw := await process.stdout.readline():
-            line = raw.decode()
-            if line.startswith(kind):
-                return line
-            if on_status is not None and line.startswith("STATUS"):
-                on_status(self.words(line))
         assert process.stderr is not None
-        raise BenchError(f"the generator ended: {(await process.stderr.read()).decode().strip()}")
+        try:
+            async with asyncio.timeout(within_s):
+                while raw := await process.stdout.readline():
+                    line = raw.decode()
+                    if line.startswith(kind):
+                        return line
+                    if on_status is not None and line.startswith("STATUS"):
+                        on_status(self.words(line))
+                raise BenchError(f"the generator ended: {(await process.stderr.read()).decode().strip()}")
+        except TimeoutError:
+            raise BenchError(f"the generator did not say {kind} within {within_s:g} s") from None
 
     async def measure(self, seconds: float, on_status: Callable[[dict[str, str]], None]) -> dict[str, Any]:
         """Measures from now for so many seconds; returns the generator's raw result."""
         stdin = self.running().stdin
         assert stdin is not None
         stdin.write(f"go {seconds}\n".encode())
-        line = await self.line("RESULT", on_status)
+        line = await self.line("RESULT", seconds + SAYS_WITHIN_S, on_status)
         result: dict[str, Any] = json.loads(line.partition(" ")[2])
         return result
 
@@ -94,4 +99,8 @@ class Generator:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             process.stdin.write(b"quit\n")
             process.stdin.close()
-        await process.wait()
+        try:
+            await asyncio.wait_for(process.wait(), SAYS_WITHIN_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()

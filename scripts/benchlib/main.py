@@ -11,10 +11,12 @@ import asyncio
 import json
 import shlex
 import sys
+import tempfile
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
@@ -24,6 +26,8 @@ from benchlib.generator import Generator, build
 from benchlib.metrics import growth
 from benchlib.report import Readings, figures, table
 from benchlib.server import BenchError, Ending, Server, server_command
+from benchlib.services import Cost, chosen_services, cost_of, played_file
+from benchlib.window import Window, measure_window
 
 SETTLE_S = 2.0  # playout and latches find their place before anything is measured
 BAR_COLUMNS = 30
@@ -71,6 +75,9 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--phase-ms", type=float, default=0, help="shift of the first talker's packets to the server's ticks"
     )
+    parser.add_argument("--play", action="store_true", help="then measure the cost of playing a file to every room")
+    parser.add_argument("--record", action="store_true", help="then measure the cost of recording every room")
+    parser.add_argument("--multi-channel", action="store_true", help="the same with a file for each call as well")
     parser.add_argument("--json", type=Path, help="write all figures and the generator's raw result there")
     parser.add_argument("--keep-log", action="store_true", help="keep the server's log in build/ and say where")
     parser.add_argument(
@@ -95,6 +102,10 @@ async def measure(chosen: argparse.Namespace, server: Server, generator: Generat
         )
         for leg in range(chosen.legs)
     ]
+
+    async def window(stage: str) -> Window:
+        return await measure_window(server, generator, chosen.seconds, partial(show.show, stage))
+
     async with Caller.connect(server.url) as caller:
         setup: SetUp = await caller.call_all(
             targets,
@@ -105,40 +116,42 @@ async def measure(chosen: argparse.Namespace, server: Server, generator: Generat
         if not setup.setup_ms:
             raise BenchError(f"no call came up, the first: {setup.failures[0]}\n{server.last_lines()}")
         await asyncio.sleep(SETTLE_S)
-        began = time.monotonic()
-
-        def on_status(status: dict[str, str]) -> None:
-            passed = min(time.monotonic() - began, chosen.seconds)
-            detail = f"{passed:.0f} of {chosen.seconds:.0f} s, {status['calls']} calls, {status['lost']} lost"
-            show.show("measuring", passed / chosen.seconds, detail)
-
         metrics_before = await server.metrics()
-        cpu_before, generator_before, began = server.tree.cpu_ns(), generator.cpu_ns(), time.monotonic()
-        measuring = asyncio.create_task(generator.measure(chosen.seconds, on_status))
-        try:
-            await asyncio.wait({measuring}, timeout=chosen.seconds)
-            cpu_after, generator_after, cpu_seconds = server.tree.cpu_ns(), generator.cpu_ns(), time.monotonic() - began
-            result: dict[str, Any] = await measuring
-        finally:
-            measuring.cancel()  # only an interrupted bench leaves it unfinished
+        bare = await window("measuring")
         metrics_after = await server.metrics()
+        memory_loaded = server.tree.memory()
+        room_ids = list(dict.fromkeys(room_id for _, room_id in targets))
         return Readings(
             legs=chosen.legs,
             rooms=rooms,
             setup=setup,
-            cpu_seconds=cpu_seconds,
-            cpu_ns_by_kind=server.tree.cpu_ns_by_kind(cpu_before, cpu_after),
-            generator_ns=generator_after - generator_before,
+            window=bare,
             memory_idle=memory_idle,
-            memory_loaded=server.tree.memory(),
-            generator=result,
+            memory_loaded=memory_loaded,
             metrics=growth(metrics_before, metrics_after),
             ready_seconds=ready_seconds,
+            costs=await costs(chosen, caller, room_ids, window, bare),
             ending=Ending(None, 0.0, [], []),
         )
 
 
-async def bench(root: Path, chosen: argparse.Namespace, log: Path, show: Progress) -> Readings:
+async def costs(
+    chosen: argparse.Namespace,
+    caller: Caller,
+    rooms: list[str],
+    window: Callable[[str], Awaitable[Window]],
+    bare: Window,
+) -> dict[str, Cost]:
+    """The chosen services one after the other, by name."""
+    found: dict[str, Cost] = {}
+    async with played_file(chosen.rate) as url:
+        for service in chosen_services(url, play=chosen.play, record=chosen.record, multi_channel=chosen.multi_channel):
+            found[service.name] = await cost_of(service, caller, rooms, window, bare)
+            bare = found[service.name].after
+    return found
+
+
+async def bench(root: Path, chosen: argparse.Namespace, log: Path, recordings: str, show: Progress) -> Readings:
     show.show("building the generator")
     binary = build(root)
     rtp_port_max = chosen.rtp_port_min + max(1000, 3 * chosen.legs)
@@ -152,6 +165,8 @@ async def bench(root: Path, chosen: argparse.Namespace, log: Path, show: Progres
         "DEFAULT_SAMPLE_RATE": str(chosen.rate),
         "RTP_PORT_MIN": str(chosen.rtp_port_min),
         "RTP_PORT_MAX": str(rtp_port_max),
+        "RECORDING_DIR": recordings,
+        "FETCH_ALLOW_PRIVATE": "true",  # --play is served from here
         "VSI_EVENT_BUFFER_SIZE": "100000",  # a dropped event would look like a call that failed
     }
     server = Server(root, chosen.server_command or server_command(root), settings, log)
@@ -177,7 +192,8 @@ def run(root: Path) -> int:
     log = root / "build" / f"bench-{chosen.legs}x{chosen.room_size}-{int(time.time())}.log"
     log.parent.mkdir(exist_ok=True)
     try:
-        readings = asyncio.run(bench(root, chosen, log, show))
+        with tempfile.TemporaryDirectory(prefix="recordings-", dir=log.parent) as recordings:
+            readings = asyncio.run(bench(root, chosen, log, recordings, show))
     except (BenchError, aiohttp.ClientError, OSError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -197,6 +213,6 @@ def run(root: Path) -> int:
     if chosen.json:
         given = {name: str(value) if isinstance(value, Path) else value for name, value in vars(chosen).items()}
         chosen.json.write_text(
-            json.dumps({"options": given, "figures": found, "generator": readings.generator}, indent=1) + "\n"
+            json.dumps({"options": given, "figures": found, "generator": readings.window.generator}, indent=1) + "\n"
         )
     return 0

@@ -11,6 +11,8 @@ from typing import Any
 from benchlib.calls import SetUp
 from benchlib.processes import Memory
 from benchlib.server import Ending
+from benchlib.services import Cost
+from benchlib.window import Window
 
 PACKETS_PER_S = 50
 
@@ -22,14 +24,12 @@ class Readings:
     legs: int
     rooms: int
     setup: SetUp
-    cpu_seconds: float  # between the two CPU readings
-    cpu_ns_by_kind: dict[str, int]
-    generator_ns: int
+    window: Window
     memory_idle: dict[str, Memory]
     memory_loaded: dict[str, Memory]
-    generator: dict[str, Any]
     metrics: dict[str, float | str]
     ready_seconds: float
+    costs: dict[str, Cost]  # of services, by name
     ending: Ending
 
 
@@ -59,25 +59,47 @@ def memory_figures(readings: Readings, up: int) -> dict[str, Any]:
     }
 
 
+def us_by_kind(window: Window, up: int) -> dict[str, float]:
+    """CPU per leg and second of each kind of process."""
+    return {kind: ns / 1e3 / (up * window.seconds) for kind, ns in sorted(window.cpu_ns_by_kind.items()) if up}
+
+
+def cost_figures(cost: Cost, up: int) -> dict[str, Any]:
+    """What a service adds to the mean of the windows around it."""
+    before, during, after = (us_by_kind(window, up) for window in (cost.before, cost.during, cost.after))
+    bare = {kind: (us + after.get(kind, us)) / 2 for kind, us in before.items()}
+    added = {kind: us - bare.get(kind, 0.0) for kind, us in during.items()}
+    return {
+        "cpu_us_per_leg_second": sum(during.values()),
+        "bare_us_per_leg_second": sum(bare.values()),
+        "bare_drift_share": sum(after.values()) / sum(before.values()) - 1,
+        "added_us_per_leg_second": sum(added.values()),
+        "added_share": sum(added.values()) / sum(bare.values()),
+        "added_us_per_leg_second_by_kind": added,
+        "packets_lost": sum(leg["lost"] for leg in cost.during.generator["legs"]),
+        "rooms": cost.rooms,
+        "rooms_whole": cost.rooms_whole,
+    }
+
+
 def figures(readings: Readings) -> dict[str, Any]:
     """The figures of the table and of the JSON; None where nothing was measured."""
-    result = readings.generator
+    window = readings.window
+    result = window.generator
     legs = result["legs"]
     up = sum(leg["is_up"] for leg in legs)
     total = {name: sum(leg[name] for leg in legs) for name in legs[0] if name not in ("room", "index")} if legs else {}
     listeners = [leg for leg in legs if leg["bursts_expected"]]
     received, lost = total.get("received", 0), total.get("lost", 0)
     blocks_expected = total.get("bursts_expected", 0) * result["blocks_per_burst"]
-    leg_seconds = up * readings.cpu_seconds
-    server_us = sum(readings.cpu_ns_by_kind.values()) / 1e3
+    leg_seconds = up * window.seconds
+    server_us = sum(window.cpu_ns_by_kind.values()) / 1e3
     return {
         "legs_up": up,
         "cpu_us_per_leg_second": server_us / leg_seconds if up else None,
-        "cpu_us_per_leg_second_by_kind": {
-            kind: ns / 1e3 / leg_seconds for kind, ns in sorted(readings.cpu_ns_by_kind.items()) if up
-        },
+        "cpu_us_per_leg_second_by_kind": us_by_kind(window, up),
         "legs_per_core": 1e6 / (server_us / leg_seconds) if up and server_us else None,
-        "generator_us_per_leg_second": readings.generator_ns / 1e3 / leg_seconds if up else None,
+        "generator_us_per_leg_second": window.generator_ns / 1e3 / leg_seconds if up else None,
         "packets_received": received,
         "packets_lost": lost,
         "loss_share": lost / (received + lost) if received else None,
@@ -107,6 +129,7 @@ def figures(readings: Readings) -> dict[str, Any]:
         },
         "setup_failures": readings.setup.failures,
         "events_dropped": readings.setup.events_dropped,
+        "services": {name: cost_figures(cost, up) for name, cost in readings.costs.items() if up},
         "memory": memory_figures(readings, up),
         "server_metrics": readings.metrics,
         "server_ready_seconds": readings.ready_seconds,
@@ -128,6 +151,20 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3%}"
 
 
+def cost_rows(name: str, cost: dict[str, Any]) -> list[tuple[str, str, str]]:
+    added = cost["added_us_per_leg_second"]
+    unit = f"us on {number(cost['bare_us_per_leg_second'], 0)}, which drifted by {cost['bare_drift_share']:+.1%}"
+    return [
+        (f"{name} in every room adds", f"{added:+,.0f} ({cost['added_share']:+.1%})", unit),
+        *(
+            (f"  {kind}", f"{us:+,.0f}", "us")
+            for kind, us in cost["added_us_per_leg_second_by_kind"].items()
+            if round(us)
+        ),
+        ("  lasted in", f"{cost['rooms_whole']} of {cost['rooms']}", f"rooms, {cost['packets_lost']} packets lost"),
+    ]
+
+
 def table(found: dict[str, Any], legs: int) -> str:
     """The figures for a person, one a line: name, value, unit."""
     listeners, memory, ending = found["listeners"], found["memory"], found["ending"]
@@ -138,6 +175,7 @@ def table(found: dict[str, Any], legs: int) -> str:
         ("server CPU per leg and second", number(found["cpu_us_per_leg_second"], 0), "us"),
         *((f"  {kind}", number(us, 0), "us") for kind, us in by_kind.items()),
         ("legs per core", number(found["legs_per_core"], 0), ""),
+        *(row for name, cost in found["services"].items() for row in cost_rows(name, cost)),
         ("generator CPU per leg and second", number(found["generator_us_per_leg_second"], 0), "us"),
         (
             "generator late p50 / p99 / max",

@@ -24,6 +24,7 @@ from benchlib.processes import ProcessTree
 
 READY_WITHIN_S = 30
 STOPPED_WITHIN_S = 12
+ANSWERS_WITHIN = aiohttp.ClientTimeout(total=5)
 SEGMENTS = Path("/dev/shm")  # noqa: S108 - where shared memory has its names; nothing is created there
 
 
@@ -83,11 +84,11 @@ class Server:
                 stderr=log,
             )
         self.tree = ProcessTree(self.process.pid)
-        async with aiohttp.ClientSession() as http:
+        async with aiohttp.ClientSession(timeout=ANSWERS_WITHIN) as http:
             while time.monotonic() < began + READY_WITHIN_S:
                 if self.process.returncode is not None:
                     raise BenchError(f"the server ended with status {self.process.returncode}:\n{self.last_lines()}")
-                with contextlib.suppress(aiohttp.ClientError):
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                     async with http.get(f"{self.url}/v1/rooms") as reply:
                         if reply.status == 200:
                             self.tree.find()
@@ -129,5 +130,5 @@ class Server:
 
     async def metrics(self) -> str:
         """The text of /metrics; empty when there is none."""
-        async with aiohttp.ClientSession() as http, http.get(f"{self.url}/metrics") as reply:
+        async with aiohttp.ClientSession(timeout=ANSWERS_WITHIN) as http, http.get(f"{self.url}/metrics") as reply:
             return await reply.text() if reply.status == 200 else ""

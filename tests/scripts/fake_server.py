@@ -5,7 +5,9 @@ Owns:    one SIP socket (asyncio), one RTP socket per leg (the relay's thread).
 Rules:
  1. It speaks just enough of the contract: GET /v1/rooms, POST /v1/legs, /v1/vsi, /metrics; dials, acknowledges, hangs up.
  2. It mixes nothing: each leg of a room hears the packets of leg 0 exactly DELAY_S later, and leg 0 those of leg 1.
- 3. FAKE_FAULTS, a JSON object from room number to fault, spoils what leg 1 of that room hears: `crossed` (the next
+ 3. What is played and recorded in a room lasts from its start to its end, on paper and in a WAV of silence; in a room of
+    FAKE_SHORT (numbers, a list) for a tenth of that.
+ 4. FAKE_FAULTS, a JSON object from room number to fault, spoils what leg 1 of that room hears: `crossed` (the next
     room's talker), `lossy` (every tenth packet is missing), `dropout` (a silent packet inside each burst), `dead`
     (nothing at all); with `echo` leg 0 hears itself.
 """
@@ -22,12 +24,15 @@ import socket
 import threading
 import time
 import uuid
+import wave
+from pathlib import Path
 
 from aiohttp import WSMsgType, web
 
 DELAY_S = 0.030
 SILENCE = b"\xff" * 160
 FAULTS = {int(room): fault for room, fault in json.loads(os.environ.get("FAKE_FAULTS", "{}")).items()}
+SHORT = {f"bench-{room}" for room in json.loads(os.environ.get("FAKE_SHORT", "[]"))}
 SIP_PORT = int(os.environ["SIP_PORT"])
 
 
@@ -90,6 +95,7 @@ class Server(asyncio.DatagramProtocol):
         self.by_call: dict[str, Leg] = {}
         self.byes: set[str] = set()
         self.all_gone = asyncio.Event()
+        self.began_s: dict[str, float] = {}  # of what plays or is recorded, by its id
 
     def connection_made(self, transport: asyncio.DatagramTransport) -> None:
         self.transport = transport
@@ -118,8 +124,8 @@ class Server(asyncio.DatagramProtocol):
             leg.remote = ("127.0.0.1", int(re.search(r"m=audio (\d+)", message)[1]))
             leg.answered.set_result(None)
 
-    async def publish(self, kind: str, leg: Leg) -> None:
-        event = {"type": kind, "leg_id": leg.leg_id, "room_id": leg.room_id, "instance_id": os.environ["INSTANCE_ID"]}
+    async def publish(self, kind: str, **fields: object) -> None:
+        event = {"type": kind, "instance_id": os.environ["INSTANCE_ID"], **fields}
         for listener in self.listeners:
             await listener.send_json(event)
 
@@ -141,7 +147,30 @@ class Server(asyncio.DatagramProtocol):
         await leg.answered
         self.request("ACK", leg)
         self.relay.legs[leg.room, leg.index] = leg
-        await self.publish("leg.joined_room", leg)
+        await self.publish("leg.joined_room", leg_id=leg.leg_id, room_id=leg.room_id)
+
+    async def start(self, request: web.Request) -> web.Response:
+        body, room_id, service = await request.json(), request.match_info["room"], request.match_info["service"]
+        fields = {"playback_id": f"pb-{uuid.uuid4().hex[:8]}"} if body.get("url") else {"file": self.file(room_id)}
+        self.began_s[fields.get("playback_id", room_id)] = time.monotonic()
+        await self.publish(f"{'playback' if service == 'play' else 'recording'}.started", room_id=room_id, **fields)
+        return web.json_response(fields)
+
+    async def end(self, request: web.Request) -> web.Response:
+        room_id, playback_id = request.match_info["room"], request.match_info.get("id", "")
+        seconds = (time.monotonic() - self.began_s.pop(playback_id or room_id)) / (10 if room_id in SHORT else 1)
+        if playback_id:
+            await self.publish("playback.finished", room_id=room_id, playback_id=playback_id, played_ms=1000 * seconds)
+        else:
+            with wave.open(self.file(room_id), "wb") as file:
+                file.setparams((1, 2, 8000, 0, "NONE", ""))
+                file.writeframes(bytes(2 * round(8000 * seconds)))
+            await self.publish("recording.finished", room_id=room_id, file=self.file(room_id))
+        return web.json_response({"status": "stopped"})
+
+    @staticmethod
+    def file(room_id: str) -> str:
+        return str(Path(os.environ["RECORDING_DIR"]) / f"{room_id}.wav")
 
     async def vsi(self, request: web.Request) -> web.WebSocketResponse:
         listener = web.WebSocketResponse()
@@ -171,6 +200,9 @@ async def main() -> None:
     app.router.add_get("/v1/rooms", lambda _: asyncio.sleep(0, web.json_response([])))
     app.router.add_post("/v1/legs", server.create_leg)
     app.router.add_get("/v1/vsi", server.vsi)
+    app.router.add_post("/v1/rooms/{room}/{service:play|record}", server.start)
+    app.router.add_delete("/v1/rooms/{room}/play/{id}", server.end)
+    app.router.add_delete("/v1/rooms/{room}/record", server.end)
     metrics = "# TYPE roomtone_packets_late_total counter\nroomtone_packets_late_total 7\n"
     app.router.add_get("/metrics", lambda _: asyncio.sleep(0, web.Response(text=metrics)))
     runner = web.AppRunner(app)

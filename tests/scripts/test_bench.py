@@ -15,14 +15,16 @@ FAULTS = {0: "echo", 1: "crossed", 2: "lossy", 3: "dropout", 4: "dead"}
 BLOCKS_PER_BURST = 5
 
 
-def run_bench(root, *options: str, server: str = FAKE, faults: dict[int, str] | None = None):
+def run_bench(
+    root, *options: str, server: str = FAKE, faults: dict[int, str] | None = None, short: tuple[int, ...] = ()
+):
     return subprocess.run(
         [sys.executable, root / "scripts/bench", "--server-command", server, "--rtp-port-min", "22000", *options],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
-        env={**os.environ, "FAKE_FAULTS": json.dumps(faults or {})},
+        env={**os.environ, "FAKE_FAULTS": json.dumps(faults or {}), "FAKE_SHORT": json.dumps(short)},
     )
 
 
@@ -110,6 +112,28 @@ def test_the_table_has_all_figures_and_nothing_is_left_behind(spoilt):
     assert any(row.split() == ["legs", "up", "18", "of", "18"] for row in rows)
 
 
+def test_playback_and_recording_are_measured_on_the_same_calls_one_after_the_other(root, loadgen, tmp_path):
+    written = tmp_path / "bench.json"
+    options = ("--legs", "4", "--room-size", "2", "--seconds", "0.5", "--play", "--multi-channel")
+    ended = run_bench(root, *options, "--json", str(written), short=(1,))
+    assert ended.returncode == 0, ended.stderr
+    stages = [line.split("bench: ")[1].split(" 0 of")[0] for line in ended.stderr.splitlines() if " 0 of " in line]
+    bare = "without it again"
+    assert stages == [
+        "measuring",
+        *(stage for name in ("playback", "multi-channel recording") for stage in (f"with {name}", bare)),
+    ]
+    services = json.loads(written.read_text())["figures"]["services"]
+    assert list(services) == ["playback", "multi-channel recording"]
+    for cost in services.values():
+        assert (cost["rooms"], cost["rooms_whole"]) == (2, 1)
+        assert cost["cpu_us_per_leg_second"] == pytest.approx(
+            cost["bare_us_per_leg_second"] + cost["added_us_per_leg_second"]
+        )
+    assert "multi-channel recording in every room adds" in ended.stdout
+    assert not list((root / "build").glob("recordings-*"))
+
+
 def test_a_server_that_does_not_start_is_named_with_its_last_words(root, loadgen):
     ended = run_bench(root, "--legs", "3", server="sh -c 'echo port taken; exit 3'")
     assert ended.returncode == 1
@@ -120,7 +144,18 @@ def test_a_server_that_does_not_start_is_named_with_its_last_words(root, loadgen
 def test_help_names_every_option(root):
     ended = run_bench(root, "--help")
     assert ended.returncode == 0
-    for option in ("--legs", "--room-size", "--placement", "--seconds", "--rate", "--codec", "--json", "--keep-log"):
+    for option in (
+        "--legs",
+        "--room-size",
+        "--placement",
+        "--seconds",
+        "--rate",
+        "--codec",
+        "--json",
+        "--keep-log",
+        "--play",
+        "--record",
+    ):
         assert option in ended.stdout
 
 

@@ -78,18 +78,21 @@ class Sink:
             self.error = str(error)
 
     def write(self, since_tick: int, first_tick: int, block: NDArray[np.int16]) -> None:
-        """block (ticks, sides, n): what these sides said from `first_tick` on."""
+        """block (sides, ticks, n): what these sides said from `first_tick` on."""
         if self.wav is None or self.error:
             return
-        samples = block.transpose(1, 0, 2).reshape(self.sides, -1)
+        samples = block.reshape(self.sides, -1)
         if (rate_hz := block.shape[2] * TICKS_PER_SECOND) != self.wav.rate_hz:
             samples = self._convert(samples, rate_hz, is_next=first_tick == self._next_tick)
-            self._next_tick = first_tick + len(block)
+            self._next_tick = first_tick + block.shape[1]
         position = (first_tick - since_tick) * self.wav.rate_hz // TICKS_PER_SECOND
         if position < 0:
             return  # a tick before the recording's first: another clock's file
         try:
-            self.wav.write(position, np.ascontiguousarray(samples.T).data.cast("B"))
+            if samples.any():
+                self.wav.write(position, np.ascontiguousarray(samples.T).data.cast("B"))
+            else:
+                self.wav.extend(position + samples.shape[1])  # a hole costs neither time nor space
         except OSError as error:
             self.error = str(error)
 

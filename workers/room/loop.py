@@ -102,7 +102,7 @@ def mix_phase(membership: Membership, phase: int, tick: int) -> int:
 
 def mix_group(group: Group, tick: int) -> int:
     """One tick of one group, bank to bank; returns how many rows had no frame."""
-    if group.small is not None and group.taps is None:
+    if group.small is not None:
         return mix_small(group, group.small, tick)
     bank, out = group.bank, tick % TX_SLOTS
     frames, missing = gather(group, tick)
@@ -123,13 +123,15 @@ def mix_group(group: Group, tick: int) -> int:
 
 
 def mix_small(group: Group, small: Small, tick: int) -> int:
-    """The same for few legs and nothing else."""
+    """The same for few legs where nothing is played."""
     talking, missing = small.gather(tick)
     if talking != group.key:
         group.follow(np.flatnonzero([talking >> leg & 1 for leg in range(len(group.rx_at))]), talking)
     small.tell(tick)
     group.route(tick % TX_SLOTS)
     small.stamp(tick)
+    if group.taps is not None:
+        group.taps.take_few(tick, small)
     return missing
 
 

@@ -6,6 +6,8 @@ Owns: the participants of its rooms and the groups made of them: all rooms of on
 Rules
 1. A group is rebuilt only when somebody in it changed; between changes a tick allocates no membership.
 2. Changes with an `at_tick` wait here until that tick; one that comes late is applied at once and counted.
+3. A change never overtakes an earlier one of the same participant: a leg that comes back right behind a move would be taken
+   out by the move, and one that leaves would come back.
 
 Not here: when playbacks and recordings come and go -> `playbacks.py`, `recordings.py`; they change a room and `refresh` it.
 """
@@ -172,9 +174,11 @@ class Membership:
     def schedule(self, change: Change) -> bool:
         """Apply now or at its tick; False when it came late. Raises ResourceError for a room that is not here."""
         self.room(change.room_id)
-        if change.at_tick > self._applied_tick:
+        same = (earlier for earlier in self._scheduled if _concern_the_same(earlier[2], change))
+        at_tick = max(change.at_tick, *(earlier[0] for earlier in same), 0)
+        if at_tick > self._applied_tick:
             self._order += 1
-            heapq.heappush(self._scheduled, (change.at_tick, self._order, change))
+            heapq.heappush(self._scheduled, (at_tick, self._order, change))
             return True
         self._apply(change)
         return change.at_tick == 0
@@ -249,6 +253,10 @@ class Membership:
                 taps = before.get(key) or Taps(group.bank, self.backlog, group.noise)
                 if group.fit(taps):
                     self._taps[key] = taps
+
+
+def _concern_the_same(one: Change, other: Change) -> bool:
+    return (one.room_id, one.leg_id) == (other.room_id, other.leg_id)
 
 
 def example_membership(banks: dict[int, Bank], rate_hz: int) -> Membership:

@@ -1,4 +1,4 @@
-"""The tick of a group of few legs, where nothing is played or recorded: as `loop.mix_group`, with next to no numpy.
+"""The tick of a group of few legs, where nothing is played: as `loop.mix_group`, with next to no numpy.
 
 Runs in: a room worker, in the tick.
 Owns: views of the bank as plain memory, and where the legs of one group lie in it.
@@ -16,10 +16,11 @@ from shm.bank import RX_SLOTS, TX_SLOTS, Bank
 from workers.room.mixer import Batch, Indices, Plan, mix
 
 FEW_LEGS = 8
-_WORD_SAMPLES = 4
+WORD_SAMPLES = 4
 
 
-def _words(samples: NDArray[np.int16]) -> memoryview:
+def words_of(samples: NDArray[np.int16]) -> memoryview:
+    """Contiguous frames as plain memory, four samples a word."""
     return _memory(samples.reshape(-1).view(np.int64))
 
 
@@ -30,11 +31,11 @@ def _memory(words: NDArray[np.int64]) -> memoryview:
 class Small:
     def __init__(self, bank: Bank, batch: Batch, noise: NDArray[np.int16] | None) -> None:
         self._bank = bank
-        self._rx, self._tx = _words(bank.rx), _words(bank.tx)
+        self._rx, self._tx = words_of(bank.rx), words_of(bank.tx)
         self._rx_stamps, self._tx_stamps = _memory(bank.rx_stamps), _memory(bank.tx_stamps)
-        size = self._size = bank.frame_samples // _WORD_SAMPLES
+        size = self._size = bank.frame_samples // WORD_SAMPLES
         self._silence = _memory(np.zeros(size, np.int64))
-        self._noise = _words(noise) if noise is not None else self._silence[:0]
+        self._noise = words_of(noise) if noise is not None else self._silence[:0]
         self._noise_frames = len(noise) if noise is not None else 0
         rows: list[int] = batch.rows.tolist()
         self._rx_at = [row * RX_SLOTS for row in rows]
@@ -62,6 +63,8 @@ class Small:
             (row * TX_SLOTS, int(self._talkers_at[talker]))
             for row, talker in zip(plan.total_rows.tolist(), plan.total_of.tolist(), strict=True)
         ]
+        self._room_totals: list[int] = plan.total_of_room.tolist()
+        self._hears: list[int] = plan.hears.tolist()
         self._own_at = plan.own_rows * TX_SLOTS
         self._total_at = plan.total_rows * TX_SLOTS
 
@@ -71,6 +74,7 @@ class Small:
         slot, out = tick % RX_SLOTS, tick % TX_SLOTS
         if plan.adds is not None:
             totals, own = mix(self._bank.rx_frames[self._talkers_at + slot], plan)
+            self._totals = words_of(totals)
             self._bank.tx_frames[self._total_at + out] = totals[plan.total_of]
             self._bank.tx_frames[self._own_at + out] = own
         else:
@@ -85,3 +89,27 @@ class Small:
         out, stamps = tick % TX_SLOTS, self._tx_stamps
         for first in self._tx_at:
             stamps[first + out] = tick
+
+    # What recordings take, in words; None where nothing sounds
+
+    def total(self, room: int, tick: int) -> memoryview | None:
+        """A room's full mix."""
+        size, total = self._size, self._room_totals[room]
+        if total < 0:
+            source = tick % self._noise_frames if self._noise_frames else 0
+            return self._noise[source * size : (source + 1) * size] if self._noise_frames else None
+        if self._plan.adds is not None:
+            return self._totals[total * size : (total + 1) * size]
+        source = int(self._talkers_at[total]) + tick % RX_SLOTS
+        return self._rx[source * size : (source + 1) * size]
+
+    def said(self, row: int, tick: int) -> memoryview | None:
+        """What a row says, muted or not."""
+        at, size = row * RX_SLOTS + tick % RX_SLOTS, self._size
+        return self._rx[at * size : (at + 1) * size] if self._rx_stamps[at] == tick else None
+
+    def heard(self, leg: int, tick: int) -> memoryview | None:
+        """What a leg hears."""
+        row, size = self._hears[leg], self._size
+        at = row * TX_SLOTS + tick % TX_SLOTS
+        return self._tx[at * size : (at + 1) * size] if row >= 0 else None

@@ -60,28 +60,43 @@ class ClipSound:
         self._clip = clip
         self._frame_samples = frame_samples
         self._repeat = repeat
-        is_whole = clip.state != GROWING  # asked before the samples: what is whole now has all of them now
-        ready = len(clip.read(0, 1 << 62))
-        frames = -(-ready // frame_samples) if is_whole else ready // frame_samples
+        self._whole = np.empty((0, frame_samples), np.int16)  # the frames that were there at the last look
+        state, rest = self._look()
+        frames = len(self._whole) + (state != GROWING and len(rest) > 0)
         self._passes, self._cursor = 0, min(played_ticks, frames)
-        if played_ticks > frames and clip.state == COMPLETE and frames:
+        if played_ticks > frames and state == COMPLETE and frames:
             self._passes, self._cursor = divmod(played_ticks, frames)
             if 0 < repeat <= self._passes:
                 self._passes, self._cursor = repeat - 1, frames
 
     def next_frame(self) -> Samples | None:
-        state = self._clip.state  # before the samples, as above
-        found = self._clip.read(self._cursor * self._frame_samples, self._frame_samples)
-        if len(found) < self._frame_samples:
-            if state == GROWING:
-                return None
-            if not len(found):
-                return self._next_pass(state)
-            padded = np.zeros(self._frame_samples, np.int16)
-            padded[: len(found)] = found
-            found = padded
+        if self._cursor >= len(self._whole):
+            return self._beyond()
+        frame: Samples = self._whole[self._cursor]
         self._cursor += 1
-        return found
+        return frame
+
+    def _look(self) -> tuple[int, Samples]:
+        """(state, samples behind the last whole frame)"""
+        state = self._clip.state  # before the samples: what is complete now has all of them now
+        samples = self._clip.read(0, 1 << 62)
+        split = len(samples) - len(samples) % self._frame_samples
+        self._whole = samples[:split].reshape(-1, self._frame_samples)
+        return state, samples[split:]
+
+    def _beyond(self) -> Samples | None:
+        """What has come meanwhile, the last frame of a pass, or the first of the next."""
+        state, rest = self._look()
+        if self._cursor < len(self._whole):
+            return self.next_frame()
+        if state == GROWING:
+            return None
+        if not len(rest) or self._cursor > len(self._whole):
+            return self._next_pass(state)
+        padded = np.zeros(self._frame_samples, np.int16)
+        padded[: len(rest)] = rest
+        self._cursor += 1
+        return padded
 
     def _next_pass(self, state: int) -> Samples | None:
         self._passes += 1
@@ -182,23 +197,21 @@ class Sources:
     def __init__(self, playbacks: list[Playback], positions: Indices, frame_samples: int) -> None:
         self._playbacks = playbacks
         self._positions = positions
+        self._is_heard = positions != NOWHERE
         self._frames = np.zeros((len(playbacks), frame_samples), np.int16)
-        self._sounds = np.zeros(len(playbacks), np.bool_)
+        self._sounding = self._is_heard
 
     def prepare(self, tick: int) -> None:
         """Before the mix of `tick`."""
-        for index, playback in enumerate(self._playbacks):
-            self._sounds[index] = playback.prepare(tick, self._frames[index])
-        self._sounds &= self._positions != NOWHERE
-        self._sounds &= is_loud(self._frames)
+        sounds = [playback.prepare(tick, out) for playback, out in zip(self._playbacks, self._frames, strict=True)]
+        self._sounding = self._is_heard & sounds & is_loud(self._frames)
 
     def join(self, talkers: Indices, frames: Samples) -> tuple[Indices, Samples]:
         """Talkers and frames with those of the sources behind them."""
-        if not self._sounds.any():
-            return talkers, frames
+        sounding = self._sounding
         return (
-            np.concatenate([talkers, self._positions[self._sounds]]),
-            np.concatenate([frames, self._frames[self._sounds]]),
+            np.concatenate([talkers, self._positions[sounding]]),
+            np.concatenate([frames, self._frames[sounding]]),
         )
 
 

@@ -3,7 +3,7 @@
 Runs in: a room worker, in the tick.
 Owns: the chunk being filled: half a second of all recorded sounds of a group, one lane each.
 
-    chunk (ticks, lanes, n) int16   lane: a room's full mix, what a participant says, or what one hears
+    chunk (lanes, ticks, n) int16   lane: a room's full mix, what a participant says, or what one hears
 
 Rules
 1. A tick costs a few array operations however many recordings there are; files are the thread's business.
@@ -26,6 +26,7 @@ from workers.recording.files import Sink
 from workers.room.jobs import Job
 from workers.room.mixer import Plan, Samples
 from workers.room.recording import Fitting, Lane, Recording, Track
+from workers.room.small import WORD_SAMPLES, Small, words_of
 
 CHUNK_TICKS = 25
 WAITING_LIMIT_BYTES = 64 * 1024 * 1024
@@ -65,12 +66,16 @@ class Taps:
         self._fresh_tracks: list[Track] = []
         self._chunk: NDArray[np.int16] | None = None
         self._chunk_tick = 0
+        self._words: memoryview  # the chunk
+        self._fitting = Fitting()
+        self._plan: Plan | None = None  # the one that `_totals` is of
 
     def fit(self, fitting: Fitting) -> bool:
         """From the next tick on; False when there is nothing to record any more."""
         if fitting.lanes != self._lanes:
             self.hand_over()
             self._lanes = fitting.lanes
+        self._fitting, self._plan = fitting, None
         self._mix_lanes, self._mix_rooms = _columns(fitting.mixes)
         self._voice_lanes, self._voice_rows = _columns(fitting.voices)
         self._ear_lanes, self._ear_positions = _columns(fitting.ears)
@@ -78,23 +83,40 @@ class Taps:
         self._fresh_tracks = [track for track in fitting.tracks if not track.first_tick]
         return bool(fitting.lanes)
 
-    def take(self, tick: int, plan: Plan, totals: Samples) -> None:
-        """After the mix of `tick`."""
+    def _advance(self, tick: int) -> int:
+        """Where in the chunk `tick` belongs."""
         if self._fresh_recordings or self._fresh_tracks:
             self._begin(tick)
         if self._chunk is None or not 0 <= tick - self._chunk_tick < CHUNK_TICKS:
             self.hand_over()
             sides = sum(lane.sides for lane in self._lanes)
-            self._chunk = np.zeros((CHUNK_TICKS, sides, self._bank.frame_samples), np.int16)
+            self._chunk = np.zeros((sides, CHUNK_TICKS, self._bank.frame_samples), np.int16)
+            self._words = words_of(self._chunk)
             self._chunk_tick = tick
         self.last_tick = tick
-        lanes = self._chunk[tick - self._chunk_tick]
+        return tick - self._chunk_tick
+
+    def take_few(self, tick: int, small: Small) -> None:
+        """As `take`, for a group that is mixed without numpy."""
+        at = self._advance(tick)
+        size = self._bank.frame_samples // WORD_SAMPLES
+        fitting, words = self._fitting, self._words
+        for pairs, sound in ((fitting.mixes, small.total), (fitting.voices, small.said), (fitting.ears, small.heard)):
+            for lane, source in pairs:
+                frame = sound(source, tick)
+                if frame is not None:
+                    start = (lane * CHUNK_TICKS + at) * size
+                    words[start : start + size] = frame
+
+    def take(self, tick: int, plan: Plan, totals: Samples) -> None:
+        """After the mix of `tick`."""
+        at = self._advance(tick)
+        assert self._chunk is not None
+        lanes = self._chunk[:, at]
         if len(self._mix_lanes):
             self._take_mixes(tick, plan, totals, lanes)
         if len(self._voice_lanes):
-            slot = tick % RX_SLOTS
-            present = self._bank.rx_tick[self._voice_rows, slot] == tick
-            lanes[self._voice_lanes[present]] = self._bank.rx[self._voice_rows[present], slot]
+            self._take_voices(tick, lanes)
         if len(self._ear_lanes):
             heard = plan.hears[self._ear_positions]
             hears = heard >= 0
@@ -102,11 +124,22 @@ class Taps:
 
     def _take_mixes(self, tick: int, plan: Plan, totals: Samples, lanes: Samples) -> None:
         """Media.md M7: everybody who is not muted, whoever hears it."""
-        total = plan.total_of_room[self._mix_rooms]
-        sounds = total >= 0
-        lanes[self._mix_lanes[sounds]] = totals[total[sounds]]
-        if self._noise is not None and not sounds.all():
-            lanes[self._mix_lanes[~sounds]] = self._noise[tick % len(self._noise)]
+        if plan is not self._plan:
+            self._plan = plan
+            total = plan.total_of_room[self._mix_rooms]
+            self._sounding, self._totals = self._mix_lanes[total >= 0], total[total >= 0]
+            self._silent = self._mix_lanes[total < 0] if self._noise is not None else self._mix_lanes[:0]
+        lanes[self._sounding] = totals[self._totals]
+        if self._noise is not None and len(self._silent):
+            lanes[self._silent] = self._noise[tick % len(self._noise)]
+
+    def _take_voices(self, tick: int, lanes: Samples) -> None:
+        slot = tick % RX_SLOTS
+        present = self._bank.rx_tick[self._voice_rows, slot] == tick
+        if present.all():
+            lanes[self._voice_lanes] = self._bank.rx[self._voice_rows, slot]
+        else:
+            lanes[self._voice_lanes[present]] = self._bank.rx[self._voice_rows[present], slot]
 
     def _begin(self, tick: int) -> None:
         for recording in self._fresh_recordings:
@@ -120,11 +153,11 @@ class Taps:
         chunk, self._chunk = self._chunk, None
         if chunk is None:
             return
-        chunk = chunk[: self.last_tick + 1 - self._chunk_tick]
+        chunk = chunk[:, : self.last_tick + 1 - self._chunk_tick]
         places = [(lane.sink, lane.recording.since_tick, lane.first, lane.sides) for lane in self._lanes]
         if not self._backlog.add(partial(_write, places, chunk, self._chunk_tick), chunk.nbytes):
             for recording in {lane.recording for lane in self._lanes}:
-                recording.lost_ticks += len(chunk)
+                recording.lost_ticks += chunk.shape[1]
 
 
 def _columns(pairs: Iterable[tuple[int, int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -134,4 +167,4 @@ def _columns(pairs: Iterable[tuple[int, int]]) -> tuple[NDArray[np.int64], NDArr
 
 def _write(places: list[tuple[Sink, int, int, int]], chunk: NDArray[np.int16], first_tick: int) -> None:
     for sink, since_tick, first, sides in places:
-        sink.write(since_tick, first_tick, chunk[:, first : first + sides])
+        sink.write(since_tick, first_tick, chunk[first : first + sides])

@@ -128,19 +128,6 @@ async def test_a_move_between_rates_takes_a_new_row_and_rests_the_old(stage):
     assert stage.legs.get(again).facts.path.row != old  # it rests for 64 ticks
 
 
-async def test_what_follows_a_move_at_once_does_not_overtake_it(stage):
-    leg_id = await stage.connected_in()
-    await stage.add("a", leg_id)
-    await stage.add("b", leg_id)
-    await stage.conference.control.mute(leg_id=leg_id)
-    (entry,) = stage.mixer("b").of(AddParticipant)
-    (change,) = stage.mixer("b").of(SetParticipant)
-    assert change.at_tick == entry.at_tick
-    stage.report(CallEnded(leg_id=leg_id, reason="remote_bye"))
-    (out,) = stage.mixer("b").of(RemoveParticipant)
-    assert out.at_tick == entry.at_tick
-
-
 async def test_a_held_leg_is_not_added_but_moved(stage, make_media):
     leg_id, other = await stage.connected_in(), await stage.connected_in()
     await stage.add("a", leg_id)

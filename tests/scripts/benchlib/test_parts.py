@@ -1,12 +1,13 @@
 """The bench's parts that need no server: figures from /metrics and /proc, and the build of the generator."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 
 import pytest
-from benchlib import generator, metrics, processes, report
+from benchlib import calls, generator, metrics, processes, report
 from benchlib.server import BenchError
 
 BEFORE = """\
@@ -52,6 +53,26 @@ def test_percentiles_are_values_that_occurred():
         100,
     )
     assert report.percentile([], 0.5) is None
+
+
+async def test_what_does_not_come_is_an_error_and_no_endless_wait(monkeypatch, tmp_path):
+    monkeypatch.setattr(calls, "TOLD_WITHIN_S", 0.1)
+    caller = calls.Caller(None, None, "")
+    caller.told["recording.started"] = [{}]
+    with pytest.raises(BenchError, match="1 of 2 events recording"):
+        await caller.heard("recording.started", 2)
+    caller.told["playback.error"] = [{"error": "404"}]
+    with pytest.raises(BenchError, match="a playback failed: 404"):
+        await caller.heard("playback.started", 2)
+    monkeypatch.setattr(calls, "SET_UP_WITHIN_S", -1)
+    assert "not tried" in (await caller.call_all([("sip:a", "room")], "PCMU", 1, print)).failures[0]
+    dumb = generator.Generator(tmp_path, {})
+    dumb.process = await asyncio.create_subprocess_exec("sleep", "9", stdin=-1, stdout=-1, stderr=-1)
+    with pytest.raises(BenchError, match="did not say READY"):
+        await dumb.line("READY", 0.1)
+    monkeypatch.setattr(generator, "SAYS_WITHIN_S", 0.1)
+    await dumb.stop()
+    assert dumb.process.returncode == -signal.SIGKILL
 
 
 # A parent whose child is named like a room worker, computes for 0.2 s of CPU and outlives it.

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from shm.bank import HEARS_NOTHING, RX_SLOTS, TX_SLOTS, Bank
 from shm.messages import (
@@ -167,6 +168,31 @@ def test_many_listeners_share_one_row(bank):
     sources = bank.tx_from[:50, TICK % TX_SLOTS]
     assert set(np.delete(sources, 7)) == {0}
     assert sources[7] == HEARS_NOTHING  # the lone talker hears silence, and comfort noise is off
+
+
+def test_no_change_overtakes_an_earlier_one_of_the_same_participant(bank):
+    membership = Membership({RATE: bank}, with_comfort_noise=False)
+    membership.open(OpenRoom(room_id="r", rate_hz=RATE, phase=0))
+    row = Row(rate_hz=RATE, index=1, generation=0)
+    come, go = AddParticipant(room_id="r", leg_id="a", row=row), RemoveParticipant(room_id="r", leg_id="a")
+    participants = membership.rooms["r"].participants
+    membership.schedule(come)
+    membership.apply_due(TICK)
+    membership.schedule(replace(go, at_tick=TICK + 2))  # a move to another room
+    membership.schedule(come)  # and back at once
+    membership.schedule(SetParticipant(room_id="r", leg_id="a", muted=True, deaf=False))
+    membership.schedule(AddParticipant(room_id="r", leg_id="b", row=replace(row, index=2)))
+    assert not participants["a"].muted
+    assert "b" in participants  # others need not wait
+    membership.apply_due(TICK + 2)
+    assert participants["a"].muted
+    membership.schedule(replace(go, at_tick=TICK + 5))
+    membership.schedule(replace(come, at_tick=TICK + 4))
+    membership.apply_due(TICK + 4)
+    assert "a" in participants
+    membership.apply_due(TICK + 5)
+    assert "a" in participants
+    assert not participants["a"].muted
 
 
 def test_a_change_waits_for_its_tick_and_a_late_one_is_applied_at_once(bank):

@@ -27,7 +27,7 @@ from shm.messages import (
 )
 from workers.recording.finishing import finish_orphans, publish
 from workers.recording.wav_file import WavFile
-from workers.room import taps
+from workers.room import membership, taps
 from workers.room.taps import CHUNK_TICKS
 
 N = 320
@@ -85,6 +85,34 @@ def left_over(path):
 def wait_until_forgotten(stage, path):
     stage.close()  # does all jobs first
     assert left_over(path) == []
+
+
+def test_few_legs_are_recorded_as_many_are(new_stage, tmp_path, monkeypatch):
+    """With and without numpy: silence, one and several talkers, muted and absent ones, a stereo file of one leg."""
+    rng = np.random.default_rng(7)
+    said = [
+        {row: voice(row, tick) * int(rng.integers(0, 2)) for row in (1, 2, 3) if rng.random() < 0.8}
+        for tick in range(3 * CHUNK_TICKS)
+    ]
+    written = []
+    for few in (8, 0):
+        monkeypatch.setattr(membership, "FEW_LEGS", few)
+        stage = new_stage(comfort_noise=True)
+        stage.banks[16000].rx_tick[:] = 0
+        stage.open()
+        for row in (1, 2, 3):
+            stage.add(f"leg{row}", row, muted=row == 3)
+        folder = tmp_path / str(few)
+        start(stage, folder / "mix.wav", "mix", multi_channel=True)
+        start(stage, folder / "leg.wav", "leg", leg_id="leg1")
+        first = stage.tick
+        stage.run(len(said), lambda tick: said[tick - first])  # noqa: B023 - called before the next pass
+        merged = Path(stop(stage, "mix").multi_channel_path)
+        stop(stage, "leg")
+        written.append([read(one) for one in (folder / "mix.wav", merged, folder / "leg.wav")])
+    for one, other in zip(*written, strict=True):
+        assert one.any()
+        assert np.array_equal(one, other)
 
 
 def test_the_mix_from_the_first_tick_to_the_last(stage, path):
