@@ -40,14 +40,14 @@ class Doors:
         if is_settled.all():
             return is_settled
         admitted = is_settled
-        for number in np.nonzero(~is_settled)[0].tolist():
-            index = int(legs[number])
-            if self._legs.is_latched[index]:
-                admitted[number] = (source[number] == self._peers[index]).all()
-            else:
-                leg, raw = self._legs[index], source[number].tobytes()
-                if leg.latch.accepts(raw, int(headers["ssrc"][number]), int(headers["sequence"][number])):
-                    admitted[number] = self.lock(leg, raw)
+        doubtful = np.nonzero(~is_settled)[0]
+        is_latched = self._legs.is_latched[legs[doubtful]]
+        latched = doubtful[is_latched]
+        admitted[latched] = (source[latched] == self._peers[legs[latched]]).all(axis=1)
+        for number in doubtful[~is_latched].tolist():
+            leg, raw = self._legs[int(legs[number])], source[number].tobytes()
+            if leg.latch.accepts(raw, int(headers["ssrc"][number]), int(headers["sequence"][number])):
+                admitted[number] = self.lock(leg, raw)
         return admitted
 
     def lock(self, leg: Leg, peer: bytes) -> bool:
