@@ -94,6 +94,7 @@ async def measure(chosen: argparse.Namespace, server: Server, generator: Generat
     rooms = -(-chosen.legs // chosen.room_size)
     show.show("starting the server")
     ready_seconds = await server.start()
+    await server.settle()
     memory_idle = server.tree.memory()
     targets = [
         (

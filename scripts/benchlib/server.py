@@ -24,6 +24,8 @@ from benchlib.processes import ProcessTree
 
 READY_WITHIN_S = 30
 STOPPED_WITHIN_S = 12
+SETTLED_WITHIN_S = 10
+QUIET_S, QUIET_SHARE = 0.3, 0.15  # of one core
 ANSWERS_WITHIN = aiohttp.ClientTimeout(total=5)
 SEGMENTS = Path("/dev/shm")  # noqa: S108 - where shared memory has its names; nothing is created there
 
@@ -95,6 +97,15 @@ class Server:
                             return time.monotonic() - began
                 await asyncio.sleep(0.02)
         raise BenchError(f"the server was not ready within {READY_WITHIN_S} s:\n{self.last_lines()}")
+
+    async def settle(self) -> None:
+        """Wait until nothing of the start is left to do: its stream processes go on importing for a second or two."""
+        deadline = time.monotonic() + SETTLED_WITHIN_S
+        while time.monotonic() < deadline:
+            used_ns = sum(self.tree.cpu_ns().values())
+            await asyncio.sleep(QUIET_S)
+            if sum(self.tree.cpu_ns().values()) - used_ns < QUIET_SHARE * QUIET_S * 1e9:
+                return
 
     async def stop(self) -> Ending:
         """SIGTERM to the master, and a look at what stays; what stays is then killed."""
