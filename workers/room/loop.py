@@ -123,10 +123,10 @@ def mix_group(group: Group, tick: int) -> int:
 
 
 def mix_small(group: Group, small: Small, tick: int) -> int:
-    """The same for few legs where nothing is played."""
+    """The same for few legs and sources."""
     talking, missing = small.gather(tick)
     if talking != group.key:
-        group.follow(np.flatnonzero([talking >> leg & 1 for leg in range(len(group.rx_at))]), talking)
+        group.follow(np.flatnonzero([talking >> one & 1 for one in range(len(group.batch.room_of))]), talking)
     small.tell(tick)
     group.route(tick % TX_SLOTS)
     small.stamp(tick)

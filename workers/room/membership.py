@@ -34,7 +34,7 @@ from shm.messages import (
 from workers.audio import comfort_noise
 from workers.room.mixer import NOWHERE, Batch, Indices, Plan, make_plan
 from workers.room.recording import Fitting, Recording
-from workers.room.small import FEW_LEGS, Small
+from workers.room.small import FEW, Small
 from workers.room.sources import Playback, Sources
 from workers.room.taps import Backlog, Taps
 
@@ -102,7 +102,8 @@ class Group:
             self.sources = Sources([one for _, one in playing], places, bank.frame_samples)
         self._rooms = rooms
         self._positions = positions
-        self.small = Small(bank, self.batch, self.noise) if not playing and 0 < len(everyone) <= FEW_LEGS else None
+        are_few = 0 < len(everyone) <= FEW and len(playing) <= FEW
+        self.small = Small(bank, self.batch, self.noise, self.sources) if are_few else None
         self.follow(np.zeros(0, np.intp), b"none yet")
 
     def follow(self, talkers: Indices, key: bytes | int) -> None:

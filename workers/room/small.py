@@ -1,4 +1,4 @@
-"""The tick of a group of few legs, where nothing is played: as `loop.mix_group`, with next to no numpy.
+"""The tick of a group of few legs and sources: as `loop.mix_group`, with next to no numpy.
 
 Runs in: a room worker, in the tick.
 Owns: views of the bank as plain memory, and where the legs of one group lie in it.
@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shm.bank import RX_SLOTS, TX_SLOTS, Bank
-from workers.room.mixer import Batch, Indices, Plan, mix
+from workers.room.mixer import NOWHERE, Batch, Indices, Plan, mix
+from workers.room.sources import Sources
 
-FEW_LEGS = 8
+FEW = 8  # legs, and sources
 WORD_SAMPLES = 4
 
 
@@ -29,7 +30,7 @@ def _memory(words: NDArray[np.int64]) -> memoryview:
 
 
 class Small:
-    def __init__(self, bank: Bank, batch: Batch, noise: NDArray[np.int16] | None) -> None:
+    def __init__(self, bank: Bank, batch: Batch, noise: NDArray[np.int16] | None, sources: Sources | None) -> None:
         self._bank = bank
         self._rx, self._tx = words_of(bank.rx), words_of(bank.tx)
         self._rx_stamps, self._tx_stamps = _memory(bank.rx_stamps), _memory(bank.tx_stamps)
@@ -41,6 +42,12 @@ class Small:
         self._rx_at = [row * RX_SLOTS for row in rows]
         self._tx_at = [row * TX_SLOTS for row in rows]
         self._bits = [1 << leg if audible else 0 for leg, audible in enumerate(batch.audible.tolist())]
+        self._legs = len(rows)
+        self._sources = sources
+        positions: list[int] = sources.positions.tolist() if sources is not None else []
+        self._played = words_of(sources.frames) if sources is not None else self._silence[:0]
+        self._source_bits = [0 if position == NOWHERE else 1 << position for position in positions]
+        self._source_of = {position: index for index, position in enumerate(positions)}
 
     def gather(self, tick: int) -> tuple[int, int]:
         """(who is heard in `tick` as bits, how many rows had no frame)"""
@@ -53,14 +60,20 @@ class Small:
                 missing += 1
             elif bit and rx[at * size : (at + 1) * size] != silence:
                 talking |= bit
+        if self._sources is not None:
+            for index, (sounds, bit) in enumerate(zip(self._sources.sounds, self._source_bits, strict=True)):
+                if sounds and bit and self._played[index * size : (index + 1) * size] != silence:
+                    talking |= bit
         return talking, missing
 
     def follow(self, talkers: Indices, plan: Plan) -> None:
         """Another set of talkers, and who hears what then."""
         self._plan = plan
-        self._talkers_at = np.array(self._rx_at, np.intp)[talkers]
+        self._talkers: list[int] = talkers.tolist()
+        self._talkers_at = np.array(self._rx_at, np.intp)[talkers[talkers < self._legs]]
+        self._sources_at = [self._source_of[talker] for talker in self._talkers if talker >= self._legs]
         self._copies = [
-            (row * TX_SLOTS, int(self._talkers_at[talker]))
+            (row * TX_SLOTS, self._talkers[talker] if plan.adds is None else NOWHERE)
             for row, talker in zip(plan.total_rows.tolist(), plan.total_of.tolist(), strict=True)
         ]
         self._room_totals: list[int] = plan.total_of_room.tolist()
@@ -71,19 +84,31 @@ class Small:
     def tell(self, tick: int) -> None:
         """What the legs hear in `tick`, into their rows; whom each hears is the caller's to write before the stamps."""
         plan, size = self._plan, self._size
-        slot, out = tick % RX_SLOTS, tick % TX_SLOTS
+        out = tick % TX_SLOTS
         if plan.adds is not None:
-            totals, own = mix(self._bank.rx_frames[self._talkers_at + slot], plan)
+            frames = self._bank.rx_frames[self._talkers_at + tick % RX_SLOTS]
+            if self._sources is not None and self._sources_at:
+                frames = np.concatenate([frames, self._sources.frames[self._sources_at]])
+            totals, own = mix(frames, plan)
             self._totals = words_of(totals)
             self._bank.tx_frames[self._total_at + out] = totals[plan.total_of]
             self._bank.tx_frames[self._own_at + out] = own
         else:
-            for to, of in self._copies:
-                at, source = to + out, of + slot
-                self._tx[at * size : (at + 1) * size] = self._rx[source * size : (source + 1) * size]
+            for first, talker in self._copies:
+                at = first + out
+                self._tx[at * size : (at + 1) * size] = self._frame_of(talker, tick)
         if plan.noise_row >= 0:
             at, source = plan.noise_row * TX_SLOTS + out, tick % self._noise_frames
             self._tx[at * size : (at + 1) * size] = self._noise[source * size : (source + 1) * size]
+
+    def _frame_of(self, talker: int, tick: int) -> memoryview:
+        """What a leg says or a source plays, by its position."""
+        size = self._size
+        if talker < self._legs:
+            at = self._rx_at[talker] + tick % RX_SLOTS
+            return self._rx[at * size : (at + 1) * size]
+        at = self._source_of[talker]
+        return self._played[at * size : (at + 1) * size]
 
     def stamp(self, tick: int) -> None:
         out, stamps = tick % TX_SLOTS, self._tx_stamps
@@ -100,8 +125,7 @@ class Small:
             return self._noise[source * size : (source + 1) * size] if self._noise_frames else None
         if self._plan.adds is not None:
             return self._totals[total * size : (total + 1) * size]
-        source = int(self._talkers_at[total]) + tick % RX_SLOTS
-        return self._rx[source * size : (source + 1) * size]
+        return self._frame_of(self._talkers[total], tick)
 
     def said(self, row: int, tick: int) -> memoryview | None:
         """What a row says, muted or not."""

@@ -192,26 +192,30 @@ class Playback:
 
 
 class Sources:
-    """The playbacks of all rooms of one group. `positions`: (m,) each one's place among the talkers, NOWHERE = unheard."""
+    """The playbacks of all rooms of one group.
+
+    positions: (m,) each one's place among the talkers, NOWHERE = unheard
+    frames: (m, n) and sounds: (m,) what each plays in the tick that was prepared, and whether it does
+    """
 
     def __init__(self, playbacks: list[Playback], positions: Indices, frame_samples: int) -> None:
         self._playbacks = playbacks
-        self._positions = positions
+        self.positions = positions
+        self.frames = np.zeros((len(playbacks), frame_samples), np.int16)
+        self.sounds = [False] * len(playbacks)
+        self._outs = list(self.frames)
         self._is_heard = positions != NOWHERE
-        self._frames = np.zeros((len(playbacks), frame_samples), np.int16)
-        self._sounding = self._is_heard
 
     def prepare(self, tick: int) -> None:
         """Before the mix of `tick`."""
-        sounds = [playback.prepare(tick, out) for playback, out in zip(self._playbacks, self._frames, strict=True)]
-        self._sounding = self._is_heard & sounds & is_loud(self._frames)
+        self.sounds = [playback.prepare(tick, out) for playback, out in zip(self._playbacks, self._outs, strict=True)]
 
     def join(self, talkers: Indices, frames: Samples) -> tuple[Indices, Samples]:
         """Talkers and frames with those of the sources behind them."""
-        sounding = self._sounding
+        sounding = self._is_heard & self.sounds & is_loud(self.frames)
         return (
-            np.concatenate([talkers, self._positions[sounding]]),
-            np.concatenate([frames, self._frames[sounding]]),
+            np.concatenate([talkers, self.positions[sounding]]),
+            np.concatenate([frames, self.frames[sounding]]),
         )
 
 

@@ -96,7 +96,7 @@ def test_few_legs_are_recorded_as_many_are(new_stage, tmp_path, monkeypatch):
     ]
     written = []
     for few in (8, 0):
-        monkeypatch.setattr(membership, "FEW_LEGS", few)
+        monkeypatch.setattr(membership, "FEW", few)
         stage = new_stage(comfort_noise=True)
         stage.banks[16000].rx_tick[:] = 0
         stage.open()
