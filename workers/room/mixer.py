@@ -24,6 +24,7 @@ NOTHING = -1  # HEARS_NOTHING of shm/bank.py, which a pure module does not impor
 Indices = NDArray[np.intp]
 Samples = NDArray[np.int16]
 
+LOUDEST = 32767
 NOWHERE = -1  # in `source_leg`: heard by the whole room; in `total_of_room`: nobody talks there
 NO_SOURCES = np.empty(0, np.int64)
 
@@ -165,4 +166,4 @@ def is_loud(frames: Samples) -> NDArray[np.bool_]:
 
 def saturate(sums: NDArray[np.float32]) -> Samples:
     """Whole numbers of any size -> int16, clipped."""
-    return np.clip(sums, -32768, 32767).astype(np.int16)
+    return np.clip(sums, -LOUDEST - 1, LOUDEST).astype(np.int16)

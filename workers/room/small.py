@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shm.bank import RX_SLOTS, TX_SLOTS, Bank
-from workers.room.mixer import NOWHERE, Batch, Indices, Plan, mix
+from workers.room.mixer import LOUDEST, NOWHERE, Batch, Indices, Plan
 from workers.room.sources import Sources
 
 FEW = 8  # legs, and sources
@@ -70,36 +70,56 @@ class Small:
         """Another set of talkers, and who hears what then."""
         self._plan = plan
         self._talkers: list[int] = talkers.tolist()
-        self._talkers_at = np.array(self._rx_at, np.intp)[talkers[talkers < self._legs]]
-        self._sources_at = [self._source_of[talker] for talker in self._talkers if talker >= self._legs]
-        self._copies = [
-            (row * TX_SLOTS, self._talkers[talker] if plan.adds is None else NOWHERE)
-            for row, talker in zip(plan.total_rows.tolist(), plan.total_of.tolist(), strict=True)
-        ]
         self._room_totals: list[int] = plan.total_of_room.tolist()
         self._hears: list[int] = plan.hears.tolist()
-        self._own_at = plan.own_rows * TX_SLOTS
-        self._total_at = plan.total_rows * TX_SLOTS
+        totals = zip(plan.total_rows.tolist(), plan.total_of.tolist(), strict=True)
+        self._copies = [(row * TX_SLOTS, total) for row, total in totals]
+        if plan.adds is not None:
+            sums = len(plan.adds)
+            self._copies += [(row * TX_SLOTS, sums + own) for own, row in enumerate(plan.own_rows.tolist())]
+            self._prepare_sums(plan, plan.adds)
+
+    def _prepare_sums(self, plan: Plan, adds: NDArray[np.float32]) -> None:
+        """Each sum that is heard is a row of one matrix: a tick then takes one product, and makes no array."""
+        own = adds[plan.own_total]
+        own[np.arange(len(own)), plan.own_talker] -= 1
+        self._weights = np.concatenate([adds, own, *([] if plan.alone is None else [plan.alone])])
+        talkers, samples = len(self._talkers), self._bank.frame_samples
+        self._frames = np.empty((talkers, samples), np.int16)
+        self._floats = np.empty((talkers, samples), np.float32)
+        self._sums = np.empty((len(self._weights), samples), np.float32)
+        self._mixed = np.empty((len(self._weights), samples), np.int16)
+        self._frame_words, self._mixed_words = words_of(self._frames), words_of(self._mixed)
 
     def tell(self, tick: int) -> None:
         """What the legs hear in `tick`, into their rows; whom each hears is the caller's to write before the stamps."""
         plan, size = self._plan, self._size
         out = tick % TX_SLOTS
         if plan.adds is not None:
-            frames = self._bank.rx_frames[self._talkers_at + tick % RX_SLOTS]
-            if self._sources is not None and self._sources_at:
-                frames = np.concatenate([frames, self._sources.frames[self._sources_at]])
-            totals, own = mix(frames, plan)
-            self._totals = words_of(totals)
-            self._bank.tx_frames[self._total_at + out] = totals[plan.total_of]
-            self._bank.tx_frames[self._own_at + out] = own
-        else:
-            for first, talker in self._copies:
-                at = first + out
-                self._tx[at * size : (at + 1) * size] = self._frame_of(talker, tick)
+            self._mix(tick)
+        for first, mixed in self._copies:
+            at = first + out
+            self._tx[at * size : (at + 1) * size] = self._mixed_of(mixed, tick)
         if plan.noise_row >= 0:
             at, source = plan.noise_row * TX_SLOTS + out, tick % self._noise_frames
             self._tx[at * size : (at + 1) * size] = self._noise[source * size : (source + 1) * size]
+
+    def _mix(self, tick: int) -> None:
+        """As `mixer.mix`."""
+        size, frames, sums = self._size, self._frame_words, self._sums
+        for place, talker in enumerate(self._talkers):
+            frames[place * size : (place + 1) * size] = self._frame_of(talker, tick)
+        self._floats[:] = self._frames
+        np.matmul(self._weights, self._floats, out=sums)
+        np.minimum(sums, LOUDEST, out=sums)
+        np.maximum(sums, -LOUDEST - 1, out=sums)
+        self._mixed[:] = sums
+
+    def _mixed_of(self, mixed: int, tick: int) -> memoryview:
+        """A total or what a talker hears, by its place in the plan; where nothing is added up a total is a talker's frame."""
+        if self._plan.adds is None:
+            return self._frame_of(self._talkers[mixed], tick)
+        return self._mixed_words[mixed * self._size : (mixed + 1) * self._size]
 
     def _frame_of(self, talker: int, tick: int) -> memoryview:
         """What a leg says or a source plays, by its position."""
@@ -123,9 +143,7 @@ class Small:
         if total < 0:
             source = tick % self._noise_frames if self._noise_frames else 0
             return self._noise[source * size : (source + 1) * size] if self._noise_frames else None
-        if self._plan.adds is not None:
-            return self._totals[total * size : (total + 1) * size]
-        return self._frame_of(self._talkers[total], tick)
+        return self._mixed_of(total, tick)
 
     def said(self, row: int, tick: int) -> memoryview | None:
         """What a row says, muted or not."""
