@@ -54,13 +54,13 @@ AgentRequest = ElevenLabsAgent | VapiAgent | PipecatAgent | DeepgramAgent
 
 
 class AgentFacts(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """In the ledger; without the key, which nobody needs once the vendor is dialled."""
+
     id: str  # of the guest
     session_id: str
     venue: Venue
     provider: str
     app_id: str = ""
-    api_key: str = ""
-    settings: bytes = b"{}"
     stream_index: int = 0
     mixed_in: str = ""
     row: Row | None = None
@@ -110,14 +110,12 @@ class Agents:
             venue=venue,
             provider=provider,
             app_id=app_id,
-            api_key=key,
-            settings=settings,
             stream_index=secrets.randbelow(len(venues.supervisor.stream)),
         )
         self._agents[venue] = self._by_session[facts.session_id] = facts
         self._save(facts)
         self._log(facts, "info", "agent started")
-        venues.spawn(self._begin(facts))
+        venues.spawn(self._begin(facts, key, settings))
         where = {"leg_id": venue.leg_id} if venue.leg_id else {"room_id": venue.room_id}
         return {"status": "agent_started", **where}
 
@@ -148,18 +146,18 @@ class Agents:
 
     # ---------------------------------------------------------------------------------------- begin
 
-    async def _begin(self, facts: AgentFacts) -> None:
+    async def _begin(self, facts: AgentFacts, key: str, settings: bytes) -> None:
         venues = self._venues
         try:
             if facts.venue.leg_id:
                 async with venues.entered(facts.venue) as (room, _worker):
-                    await self._attach(facts, room, venues.legs.get(facts.venue.leg_id))
+                    await self._attach(facts, key, settings, room, venues.legs.get(facts.venue.leg_id))
             else:
-                await self._attach(facts, venues.rooms.existing(facts.venue.room_id), None)
+                await self._attach(facts, key, settings, venues.rooms.existing(facts.venue.room_id), None)
         except RoomtoneError as error:
             self._fail(facts, str(error))
 
-    async def _attach(self, facts: AgentFacts, room: Room, leg: Leg | None) -> None:
+    async def _attach(self, facts: AgentFacts, key: str, settings: bytes, room: Room, leg: Leg | None) -> None:
         """Into the room and onto the vendor's line. Does nothing once it is over."""
         if self._is_over(facts) or not await self._admit(facts, room):
             return
@@ -171,8 +169,8 @@ class Agents:
                 row=facts.row,
                 phase=room.facts.phase,
                 provider=facts.provider,
-                api_key=facts.api_key,
-                settings=facts.settings,
+                api_key=key,
+                settings=settings,
                 hears=hears,
             )
         )

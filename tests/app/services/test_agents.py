@@ -105,6 +105,17 @@ async def test_settings_that_do_not_fit_into_a_message_are_refused(stage, leg_id
     assert stage.told().count("agent.disconnected") == 0
 
 
+async def test_the_ledger_does_not_know_the_key(stage, leg_id):
+    request = DeepgramAgent(api_key="hush-hush", greeting="hi")
+    await stage.services.agents.start_deepgram(request=request, leg_id=leg_id)
+    await stage.settle()
+    (started,) = stage.supervisor.stream[0].of(StartAgent)
+    assert (started.api_key, b'"hi"' in started.settings) == ("hush-hush", True)
+    (facts,) = stage.ledger.load("agent", dict).values()
+    assert facts["provider"] == "deepgram"
+    assert "hush-hush" not in repr(facts)
+
+
 async def test_whatever_ends_it_it_ends_once(stage, leg_id):
     agents, stream = stage.services.agents, stage.supervisor.stream[0]
     await start(stage, room_id="r")
