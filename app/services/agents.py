@@ -276,16 +276,9 @@ class Agents:
         async with leg.lock:
             room = self._venues.rooms.of(leg)
             path = leg.facts.path
-            if self._is_over(facts) or room is None or path is None or room.facts.id == facts.mixed_in:
+            if self._is_over(facts) or room is None or path is None:
                 return
-            old = self._venues.rooms.mixed(facts.mixed_in)
-            if old is not None:
-                self._venues.membership.dismiss(old, facts.id)
-            try:
-                if not await self._admit(facts, room):
-                    return
-            except RoomtoneError as error:
-                self._fail(facts, str(error))
+            if room.facts.id != facts.mixed_in and not await self._change(facts, room):
                 return
             self._maker(facts).tell(
                 MoveTap(
@@ -296,6 +289,17 @@ class Agents:
                     speaks=facts.row,
                 )
             )
+
+    async def _change(self, facts: AgentFacts, room: Room) -> bool:
+        """From the mix of one room into another's; False when that was its end."""
+        old = self._venues.rooms.mixed(facts.mixed_in)
+        if old is not None:
+            self._venues.membership.dismiss(old, facts.id)
+        try:
+            return await self._admit(facts, room)
+        except RoomtoneError as error:
+            self._fail(facts, str(error))
+            return False
 
     # ---------------------------------------------------------------------------------------- other lives
 
@@ -323,6 +327,13 @@ class Agents:
             one for one in self._agents.values() if one.stream_index == worker.index and one.session_id not in alive
         ]
         asyncio.get_running_loop().call_later(LOST_AFTER_S, self._end_lost, lost)
+
+    def resume(self) -> None:
+        """In a new control: what its predecessor may have left undone when a leg had just moved."""
+        for facts in self._agents.values():
+            leg = self._venues.legs.find(facts.venue.leg_id) if facts.mixed_in else None
+            if leg is not None:
+                self._venues.spawn(self._follow(facts, leg))
 
     def _end_lost(self, lost: list[AgentFacts]) -> None:
         for facts in lost:

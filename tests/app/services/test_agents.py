@@ -10,6 +10,7 @@ from shm.messages import (
     AddParticipant,
     AgentConnected,
     AgentEnded,
+    MoveTap,
     RemoveParticipant,
     SendAgentMessage,
     StartAgent,
@@ -147,3 +148,19 @@ async def test_a_new_control_goes_on_with_it_or_tells_of_its_end(stage, leg_id, 
     assert stage.told() == ["agent.connected"]
     await stage.services.agents.stop(room_id="r")
     assert stream.of(StopAgent)[-1].session_id == alive.session_id
+
+
+async def test_a_new_control_brings_it_after_the_leg_that_had_just_moved(stage, leg_id):
+    """Else it would be heard in the room that its leg has left, and hear whoever is given the leg's old row."""
+    await start(stage, leg_id=leg_id)
+    await stage.room("s", sample_rate=8000)
+    await stage.add("s", leg_id)
+    stage.restart()  # before the agent is brought along
+    stage.conference.recovery.resume()
+    await stage.settle()
+    assert not stage.rooms.find("r").guests
+    (guest,) = stage.rooms.find("s").guests.values()
+    (move,) = stage.supervisor.stream[0].of(MoveTap)
+    assert (move.row, move.speaks) == (stage.legs.get(leg_id).facts.path.row, guest.row)
+    assert guest.row.rate_hz == 8000
+    assert stage.told().count("agent.disconnected") == 0
