@@ -54,13 +54,13 @@ AgentRequest = ElevenLabsAgent | VapiAgent | PipecatAgent | DeepgramAgent
 
 
 class AgentFacts(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """In the ledger; without the key, which nobody needs once the vendor is dialled."""
+
     id: str  # of the guest
     session_id: str
     venue: Venue
     provider: str
     app_id: str = ""
-    api_key: str = ""
-    settings: bytes = b"{}"
     stream_index: int = 0
     mixed_in: str = ""
     row: Row | None = None
@@ -110,14 +110,12 @@ class Agents:
             venue=venue,
             provider=provider,
             app_id=app_id,
-            api_key=key,
-            settings=settings,
             stream_index=secrets.randbelow(len(venues.supervisor.stream)),
         )
         self._agents[venue] = self._by_session[facts.session_id] = facts
         self._save(facts)
         self._log(facts, "info", "agent started")
-        venues.spawn(self._begin(facts))
+        venues.spawn(self._begin(facts, key, settings))
         where = {"leg_id": venue.leg_id} if venue.leg_id else {"room_id": venue.room_id}
         return {"status": "agent_started", **where}
 
@@ -148,18 +146,18 @@ class Agents:
 
     # ---------------------------------------------------------------------------------------- begin
 
-    async def _begin(self, facts: AgentFacts) -> None:
+    async def _begin(self, facts: AgentFacts, key: str, settings: bytes) -> None:
         venues = self._venues
         try:
             if facts.venue.leg_id:
                 async with venues.entered(facts.venue) as (room, _worker):
-                    await self._attach(facts, room, venues.legs.get(facts.venue.leg_id))
+                    await self._attach(facts, key, settings, room, venues.legs.get(facts.venue.leg_id))
             else:
-                await self._attach(facts, venues.rooms.existing(facts.venue.room_id), None)
+                await self._attach(facts, key, settings, venues.rooms.existing(facts.venue.room_id), None)
         except RoomtoneError as error:
             self._fail(facts, str(error))
 
-    async def _attach(self, facts: AgentFacts, room: Room, leg: Leg | None) -> None:
+    async def _attach(self, facts: AgentFacts, key: str, settings: bytes, room: Room, leg: Leg | None) -> None:
         """Into the room and onto the vendor's line. Does nothing once it is over."""
         if self._is_over(facts) or not await self._admit(facts, room):
             return
@@ -171,8 +169,8 @@ class Agents:
                 row=facts.row,
                 phase=room.facts.phase,
                 provider=facts.provider,
-                api_key=facts.api_key,
-                settings=facts.settings,
+                api_key=key,
+                settings=settings,
                 hears=hears,
             )
         )
@@ -278,16 +276,9 @@ class Agents:
         async with leg.lock:
             room = self._venues.rooms.of(leg)
             path = leg.facts.path
-            if self._is_over(facts) or room is None or path is None or room.facts.id == facts.mixed_in:
+            if self._is_over(facts) or room is None or path is None:
                 return
-            old = self._venues.rooms.mixed(facts.mixed_in)
-            if old is not None:
-                self._venues.membership.dismiss(old, facts.id)
-            try:
-                if not await self._admit(facts, room):
-                    return
-            except RoomtoneError as error:
-                self._fail(facts, str(error))
+            if room.facts.id != facts.mixed_in and not await self._change(facts, room):
                 return
             self._maker(facts).tell(
                 MoveTap(
@@ -298,6 +289,17 @@ class Agents:
                     speaks=facts.row,
                 )
             )
+
+    async def _change(self, facts: AgentFacts, room: Room) -> bool:
+        """From the mix of one room into another's; False when that was its end."""
+        old = self._venues.rooms.mixed(facts.mixed_in)
+        if old is not None:
+            self._venues.membership.dismiss(old, facts.id)
+        try:
+            return await self._admit(facts, room)
+        except RoomtoneError as error:
+            self._fail(facts, str(error))
+            return False
 
     # ---------------------------------------------------------------------------------------- other lives
 
@@ -325,6 +327,13 @@ class Agents:
             one for one in self._agents.values() if one.stream_index == worker.index and one.session_id not in alive
         ]
         asyncio.get_running_loop().call_later(LOST_AFTER_S, self._end_lost, lost)
+
+    def resume(self) -> None:
+        """In a new control: what its predecessor may have left undone when a leg had just moved."""
+        for facts in self._agents.values():
+            leg = self._venues.legs.find(facts.venue.leg_id) if facts.mixed_in else None
+            if leg is not None:
+                self._venues.spawn(self._follow(facts, leg))
 
     def _end_lost(self, lost: list[AgentFacts]) -> None:
         for facts in lost:

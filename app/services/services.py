@@ -163,3 +163,4 @@ class Services:
     def resume(self) -> None:
         self.playbacks.resume()
         self.recordings.resume_all()
+        self.agents.resume()

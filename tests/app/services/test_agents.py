@@ -10,6 +10,7 @@ from shm.messages import (
     AddParticipant,
     AgentConnected,
     AgentEnded,
+    MoveTap,
     RemoveParticipant,
     SendAgentMessage,
     StartAgent,
@@ -105,6 +106,17 @@ async def test_settings_that_do_not_fit_into_a_message_are_refused(stage, leg_id
     assert stage.told().count("agent.disconnected") == 0
 
 
+async def test_the_ledger_does_not_know_the_key(stage, leg_id):
+    request = DeepgramAgent(api_key="hush-hush", greeting="hi")
+    await stage.services.agents.start_deepgram(request=request, leg_id=leg_id)
+    await stage.settle()
+    (started,) = stage.supervisor.stream[0].of(StartAgent)
+    assert (started.api_key, b'"hi"' in started.settings) == ("hush-hush", True)
+    (facts,) = stage.ledger.load("agent", dict).values()
+    assert facts["provider"] == "deepgram"
+    assert "hush-hush" not in repr(facts)
+
+
 async def test_whatever_ends_it_it_ends_once(stage, leg_id):
     agents, stream = stage.services.agents, stage.supervisor.stream[0]
     await start(stage, room_id="r")
@@ -136,3 +148,19 @@ async def test_a_new_control_goes_on_with_it_or_tells_of_its_end(stage, leg_id, 
     assert stage.told() == ["agent.connected"]
     await stage.services.agents.stop(room_id="r")
     assert stream.of(StopAgent)[-1].session_id == alive.session_id
+
+
+async def test_a_new_control_brings_it_after_the_leg_that_had_just_moved(stage, leg_id):
+    """Else it would be heard in the room that its leg has left, and hear whoever is given the leg's old row."""
+    await start(stage, leg_id=leg_id)
+    await stage.room("s", sample_rate=8000)
+    await stage.add("s", leg_id)
+    stage.restart()  # before the agent is brought along
+    stage.conference.recovery.resume()
+    await stage.settle()
+    assert not stage.rooms.find("r").guests
+    (guest,) = stage.rooms.find("s").guests.values()
+    (move,) = stage.supervisor.stream[0].of(MoveTap)
+    assert (move.row, move.speaks) == (stage.legs.get(leg_id).facts.path.row, guest.row)
+    assert guest.row.rate_hz == 8000
+    assert stage.told().count("agent.disconnected") == 0

@@ -1,43 +1,30 @@
-"""Fixtures of the agents' flows: a shared server that looks for its vendors on loopback, and the vendors.
-
-Not here: keys. None is in the server's environment; requests carry their own.
-"""
+"""Fixtures of the agents' flows: the vendors of agents, and a shared server that records into a folder of the tests' own."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
-from tests.flows.tools.agents import Vendor, Vendors
+from tests.flows.tools import agents
+from tests.flows.tools.agents import Vendor
 from tests.flows.tools.server import Server
+from tests.flows.tools.vendors import Vendors, environment
 
-OpenVendor = Callable[[str], Awaitable[Vendor]]
-
-
-@pytest.fixture(scope="session")
-def _vendors() -> Vendors:
-    return Vendors()
+VendorOf = Callable[[str], Vendor]
 
 
 @pytest.fixture(scope="session")
-def _shared_server(_vendors: Vendors, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def _shared_server(vendor_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """In place of the other flows' server, and what `server`, `rest` and `vsi` lead to here."""
     folder = tmp_path_factory.mktemp("recordings")
-    server = Server(RECORDING_DIR=str(folder), **_vendors.environment()).start()
+    server = Server(RECORDING_DIR=str(folder), **environment(vendor_port)).start()
     yield server
     server.stop()
 
 
 @pytest.fixture
-async def open_vendor(_vendors: Vendors) -> AsyncIterator[OpenVendor]:
-    """`await open_vendor("vapi")`: served until the end of the test."""
-    async with AsyncExitStack() as stack:
-
-        async def begin(name: str) -> Vendor:
-            vendor = await _vendors.open(name)
-            stack.push_async_callback(vendor.close)
-            return vendor
-
-        yield begin
+def vendor_of(vendors: Vendors) -> VendorOf:
+    """`vendor_of("vapi")`."""
+    return partial(agents.vendor_of, vendors)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.flows.agents.conftest import OpenVendor
+from tests.flows.agents.conftest import VendorOf
 from tests.flows.conftest import Phones
-from tests.flows.tools.agents import FAKES, KEY, REQUESTS, VOICE_HZ, Vendor
+from tests.flows.tools.agents import FAKES, REQUESTS, VOICE_HZ, Vendor
 from tests.flows.tools.events import Vsi
 from tests.flows.tools.ports import free_port
 from tests.flows.tools.rest import Rest
 from tests.flows.tools.server import Server
+from tests.flows.tools.vendors import KEY, Vendors
 
 pytestmark = pytest.mark.flow
 
@@ -72,9 +72,9 @@ async def test_requests_are_refused_in_the_contracts_order(name: str, rest: Rest
     assert await rest.everything() == before
 
 
-async def test_messages(rest: Rest, vsi: Vsi, open_vendor: OpenVendor) -> None:
+async def test_messages(rest: Rest, vsi: Vsi, vendor_of: VendorOf) -> None:
     """409 while the vendor connects, 501 where it knows no messages, 500 when it does not take one."""
-    vendors = {name: await open_vendor(name) for name in FAKES}
+    vendors = {name: vendor_of(name) for name in FAKES}
     vapi = vendors["vapi"].fake
     vapi.may_create.clear()
     for name, vendor in vendors.items():
@@ -159,47 +159,44 @@ async def counted(server: Server) -> tuple[psutil.Process, int]:
     return stream, stream.num_fds()
 
 
-async def nothing_left(stream: psutil.Process, descriptors: int, vendors: Iterable[Vendor]) -> None:
+async def nothing_left(stream: psutil.Process, descriptors: int, vendors: Vendors) -> None:
     """Once the vendors are gone, and with them what stream keeps alive for its next request to them."""
-    for vendor in vendors:
-        await vendor.close()
+    await vendors.close()
     async with asyncio.timeout(5):
         while stream.num_fds() > descriptors:  # noqa: ASYNC110 - polling a foreign process: nothing announces it
             await asyncio.sleep(0.05)
 
 
 async def test_a_failing_vendor_is_one_event_and_one_reason(
-    server: Server, rest: Rest, vsi: Vsi, phones: Phones, open_vendor: OpenVendor
+    server: Server, rest: Rest, vsi: Vsi, phones: Phones, vendor_of: VendorOf
 ) -> None:
     faults = Faults(server, rest, vsi)
-    vendors = {name: await open_vendor(name) for name in FAKES}
+    agents = {name: vendor_of(name) for name in FAKES}
     (_, alice), (_, bob) = await phones.meeting(rest, "r", (440, 660))
-    vendors["pipecat"].fake.outcomes.append("close")
-    await faults.fails(vendors["pipecat"], because="the vendor hung up", was_connected=True)
-    await vendors["pipecat"].fake.until(lambda: vendors["pipecat"].fake.closes)
+    agents["pipecat"].fake.outcomes.append("close")
+    await faults.fails(agents["pipecat"], because="the vendor hung up", was_connected=True)
+    await agents["pipecat"].fake.until(lambda: agents["pipecat"].fake.closes)
     stream, descriptors = await counted(server)
     for (name, outcome), (because, was_connected) in FAULTS.items():
-        vendors[name].fake.outcomes += [outcome] * (2 if outcome == "reset" else 1)  # aiohttp asks once more
-        await faults.fails(vendors[name], because=because, was_connected=was_connected)
+        agents[name].fake.outcomes += [outcome] * (2 if outcome == "reset" else 1)  # aiohttp asks once more
+        await faults.fails(agents[name], because=because, was_connected=was_connected)
     for outcome, because in CREATIONS.items():
-        vendors["vapi"].fake.call_outcomes.append(outcome)
-        await faults.fails(vendors["vapi"], because=because)
-    await faults.fails(vendors["elevenlabs"], because="refused with 401", api_key="wrong")
-    await faults.fails(vendors["elevenlabs"], because="not printable", api_key="two\r\nX-Lines: 1")
+        agents["vapi"].fake.call_outcomes.append(outcome)
+        await faults.fails(agents["vapi"], because=because)
+    await faults.fails(agents["elevenlabs"], because="refused with 401", api_key="wrong")
+    await faults.fails(agents["elevenlabs"], because="not printable", api_key="two\r\nX-Lines: 1")
     nowhere = f"ws://127.0.0.1:{free_port()}/"
-    await faults.fails(vendors["pipecat"], because="cannot connect", websocket_url=nowhere)
+    await faults.fails(agents["pipecat"], because="cannot connect", websocket_url=nowhere)
     for host in ("169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]"):
-        await faults.fails(vendors["pipecat"], because="leads to", websocket_url=f"ws://{host}/latest/meta-data")
+        await faults.fails(agents["pipecat"], because="leads to", websocket_url=f"ws://{host}/latest/meta-data")
     await alice.media.settled({660})
     await bob.media.settled({440})
-    await nothing_left(stream, descriptors, vendors.values())
+    await nothing_left(stream, descriptors, agents["vapi"].fakes)
 
 
-async def test_a_vendor_that_complains_and_goes_on(
-    server: Server, rest: Rest, vsi: Vsi, open_vendor: OpenVendor
-) -> None:
+async def test_a_vendor_that_complains_and_goes_on(server: Server, rest: Rest, vsi: Vsi, vendor_of: VendorOf) -> None:
     """Is logged, and what the log calls it by is told with its room."""
-    vendor = await open_vendor("deepgram")
+    vendor = vendor_of("deepgram")
     await rest.room("r")
     begun = len(server.lines)
     await rest.post(f"/rooms/r/{vendor.path}", vendor.request)
@@ -219,17 +216,17 @@ async def test_a_vendor_that_complains_and_goes_on(
 
 
 async def test_a_vendor_that_never_answers_can_be_detached(
-    server: Server, rest: Rest, vsi: Vsi, phones: Phones, open_vendor: OpenVendor
+    server: Server, rest: Rest, vsi: Vsi, phones: Phones, vendor_of: VendorOf
 ) -> None:
     """Its own end comes after 30 s (tests/workers/stream/agents); until then everything else works."""
     _, alice = await phones.dialled(rest, tone_hz=440, fields={"room_id": "r"})
-    vendors = [await open_vendor(name) for name in FAKES]
-    vendors[-1].fake.outcomes.append("close")
-    await rest.post(f"/rooms/r/{vendors[-1].path}", vendors[-1].request)
-    await vendors[-1].fake.until(lambda: vendors[-1].fake.closes)
+    agents = [vendor_of(name) for name in FAKES]
+    agents[-1].fake.outcomes.append("close")
+    await rest.post(f"/rooms/r/{agents[-1].path}", agents[-1].request)
+    await agents[-1].fake.until(lambda: agents[-1].fake.closes)
     await vsi.wait("agent.disconnected")
     stream, descriptors = await counted(server)
-    for vendor in vendors:
+    for vendor in agents:
         vendor.fake.outcomes.append("stall")
         dialled = len(vendor.fake.connections)
         await rest.post(f"/rooms/r/{vendor.path}", vendor.request)
@@ -244,4 +241,4 @@ async def test_a_vendor_that_never_answers_can_be_detached(
         await alice.media.settled({VOICE_HZ})
         await rest.delete("/rooms/r/agent")
     assert vsi.of(room_id="r").count("agent.disconnected") == 1 + 2 * len(FAKES)
-    await nothing_left(stream, descriptors, vendors)
+    await nothing_left(stream, descriptors, agents[0].fakes)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.flows.agents.conftest import OpenVendor
+from tests.flows.agents.conftest import VendorOf
 from tests.flows.conftest import Phones
 from tests.flows.tools.agents import VOICE_HZ
 from tests.flows.tools.events import Vsi
@@ -16,8 +16,8 @@ from tests.flows.tools.spectrum import assert_silent
 pytestmark = pytest.mark.flow
 
 
-async def test_in_a_room_everybody_hears_it(rest: Rest, vsi: Vsi, phones: Phones, open_vendor: OpenVendor) -> None:
-    vendor = await open_vendor("pipecat")
+async def test_in_a_room_everybody_hears_it(rest: Rest, vsi: Vsi, phones: Phones, vendor_of: VendorOf) -> None:
+    vendor = vendor_of("pipecat")
     (alice_id, alice), (_, bob) = await phones.meeting(rest, "r", (440, 660))
     started = (await rest.post(f"/legs/{alice_id}/{vendor.path}", vendor.request)).json
     assert started == {"instance_id": started["instance_id"], "status": "agent_started", "leg_id": alice_id}
@@ -37,9 +37,9 @@ async def test_in_a_room_everybody_hears_it(rest: Rest, vsi: Vsi, phones: Phones
     await rest.delete(f"/legs/{alice_id}/agent", expect=404)
 
 
-async def test_it_follows_its_leg(rest: Rest, vsi: Vsi, phones: Phones, open_vendor: OpenVendor) -> None:
+async def test_it_follows_its_leg(rest: Rest, vsi: Vsi, phones: Phones, vendor_of: VendorOf) -> None:
     """In no room, into one of another rate, into a third one, out again, and gone with the leg: one conversation."""
-    vendor = await open_vendor("elevenlabs")
+    vendor = vendor_of("elevenlabs")
     alice_id, alice = await phones.dialled(rest, tone_hz=440)
     bob_id, bob = await phones.dialled(rest, tone_hz=660)
     await rest.post(f"/legs/{alice_id}/{vendor.path}", vendor.request)
@@ -70,9 +70,9 @@ async def test_it_follows_its_leg(rest: Rest, vsi: Vsi, phones: Phones, open_ven
 
 
 async def test_it_ends_alone_with_its_leg_or_its_leg_goes_on(
-    rest: Rest, vsi: Vsi, phones: Phones, open_vendor: OpenVendor
+    rest: Rest, vsi: Vsi, phones: Phones, vendor_of: VendorOf
 ) -> None:
-    vendor = await open_vendor("deepgram")
+    vendor = vendor_of("deepgram")
     alice_id, alice = await phones.dialled(rest, tone_hz=440)
     for _ in range(2):
         await rest.post(f"/legs/{alice_id}/{vendor.path}", vendor.request)
@@ -93,9 +93,9 @@ async def test_it_ends_alone_with_its_leg_or_its_leg_goes_on(
 
 
 async def test_detached_while_its_leg_moves_it_leaves_nothing(
-    rest: Rest, vsi: Vsi, phones: Phones, open_vendor: OpenVendor
+    rest: Rest, vsi: Vsi, phones: Phones, vendor_of: VendorOf
 ) -> None:
-    vendor = await open_vendor("pipecat")
+    vendor = vendor_of("pipecat")
     alice_id, _ = await phones.dialled(rest, tone_hz=440)
     _, bob = await phones.dialled(rest, fields={"room_id": "b"})
     for delay_ms in range(0, 60, 4):

@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.flows.agents.conftest import OpenVendor
+from tests.flows.agents.conftest import VendorOf
 from tests.flows.conftest import Phones
-from tests.flows.tools.agents import KEY, VOICE_HZ, Vendor, Vendors
+from tests.flows.tools.agents import VOICE_HZ, Vendor
 from tests.flows.tools.events import Vsi
 from tests.flows.tools.house import answering_again
 from tests.flows.tools.rest import Rest
 from tests.flows.tools.server import Server
+from tests.flows.tools.vendors import KEY, Vendors
 from tests.flows.tools.webhooks import WebhookSink
 
 pytestmark = pytest.mark.flow
@@ -23,10 +24,10 @@ Begin = Callable[..., Server]
 
 
 @pytest.fixture
-def begin(own_server: Begin, _vendors: Vendors) -> Callable[[], Server]:
+def begin(own_server: Begin, vendors: Vendors) -> Callable[[], Server]:
     """A server that knows the vendors and their keys."""
     keys = {"ELEVENLABS_API_KEY": KEY, "VAPI_API_KEY": KEY, "DEEPGRAM_API_KEY": KEY}
-    return lambda: own_server(**_vendors.environment(), **keys)
+    return lambda: own_server(**vendors.environment, **keys)
 
 
 @asynccontextmanager
@@ -43,11 +44,11 @@ async def attached(rest: Rest, vsi: Vsi, vendor: Vendor, where: str) -> None:
 
 
 async def test_killed_stream_ends_its_agents_and_no_call(
-    begin: Callable[[], Server], phones: Phones, open_vendor: OpenVendor
+    begin: Callable[[], Server], phones: Phones, vendor_of: VendorOf
 ) -> None:
     server = begin()
     async with clients(server) as (rest, vsi):
-        room_vendor, leg_vendor = await open_vendor("vapi"), await open_vendor("pipecat")
+        room_vendor, leg_vendor = vendor_of("vapi"), vendor_of("pipecat")
         (alice_id, alice), (_, bob) = await phones.meeting(rest, "r", (440, 660))
         await attached(rest, vsi, room_vendor, "/rooms/r")
         await attached(rest, vsi, leg_vendor, f"/legs/{alice_id}")
@@ -70,12 +71,12 @@ async def test_killed_stream_ends_its_agents_and_no_call(
 
 
 async def test_killed_room_workers_are_nothing_to_an_agent(
-    begin: Callable[[], Server], phones: Phones, open_vendor: OpenVendor
+    begin: Callable[[], Server], phones: Phones, vendor_of: VendorOf
 ) -> None:
     """Of a room, and of the hidden one in which a leg alone talks with its agent."""
     server = begin()
     async with clients(server) as (rest, vsi):
-        vendor, other = await open_vendor("elevenlabs"), await open_vendor("deepgram")
+        vendor, other = vendor_of("elevenlabs"), vendor_of("deepgram")
         (_, alice), _ = await phones.meeting(rest, "r", (440, 660))
         carol_id, carol = await phones.dialled(rest, tone_hz=550)
         await attached(rest, vsi, vendor, "/rooms/r")
@@ -96,12 +97,10 @@ async def test_killed_room_workers_are_nothing_to_an_agent(
     server.stop()
 
 
-async def test_a_new_control_knows_the_agents(
-    begin: Callable[[], Server], phones: Phones, open_vendor: OpenVendor
-) -> None:
+async def test_a_new_control_knows_the_agents(begin: Callable[[], Server], phones: Phones, vendor_of: VendorOf) -> None:
     """What agents say and how they end while nobody is there to be told comes once, and behind what came before."""
     server = begin()
-    vapi, pipecat, other = await open_vendor("vapi"), await open_vendor("pipecat"), await open_vendor("elevenlabs")
+    vapi, pipecat, other = vendor_of("vapi"), vendor_of("pipecat"), vendor_of("elevenlabs")
     async with WebhookSink() as sink:
 
         def told(room_id: str) -> list[str]:

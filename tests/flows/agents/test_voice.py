@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.flows.agents.conftest import OpenVendor
+from tests.flows.agents.conftest import VendorOf
 from tests.flows.conftest import Phones
 from tests.flows.tools.agents import FAKES, RATE_HZ, VOICE_HZ
 from tests.flows.tools.events import Vsi
@@ -19,11 +19,11 @@ FORMATS = ("pcm_8000", "pcm_16000", "pcm_22050", "pcm_24000", "pcm_44100", "pcm_
 BURST_MS = 2000
 
 
-async def test_an_interruption_silences_it(rest: Rest, vsi: Vsi, phones: Phones, open_vendor: OpenVendor) -> None:
+async def test_an_interruption_silences_it(rest: Rest, vsi: Vsi, phones: Phones, vendor_of: VendorOf) -> None:
     """2 s come at once and are interrupted when the phone hears them; what comes afterwards is heard again."""
 
     async def interrupted(name: str) -> None:
-        vendor = await open_vendor(name)
+        vendor = vendor_of(name)
         _, alice = await phones.dialled(rest, fields={"room_id": name})
         await rest.post(f"/rooms/{name}/{vendor.path}", vendor.request)
         await vsi.wait("agent.connected", room_id=name)
@@ -40,8 +40,8 @@ async def test_an_interruption_silences_it(rest: Rest, vsi: Vsi, phones: Phones,
     await asyncio.gather(*(interrupted(name) for name in FAKES))
 
 
-async def test_a_burst_is_heard_at_its_pace(rest: Rest, vsi: Vsi, phones: Phones, open_vendor: OpenVendor) -> None:
-    vendor = await open_vendor("elevenlabs")
+async def test_a_burst_is_heard_at_its_pace(rest: Rest, vsi: Vsi, phones: Phones, vendor_of: VendorOf) -> None:
+    vendor = vendor_of("elevenlabs")
     _, alice = await phones.dialled(rest, fields={"room_id": "r"}, codecs=("L16/16000",))
     await rest.post(f"/rooms/r/{vendor.path}", vendor.request)
     await vsi.wait("agent.connected", room_id="r")
@@ -53,9 +53,9 @@ async def test_a_burst_is_heard_at_its_pace(rest: Rest, vsi: Vsi, phones: Phones
     assert longest_gap_ms(heard, VOICE_HZ) <= gaps_ms + 60
 
 
-async def test_it_hears_without_a_gap(rest: Rest, vsi: Vsi, phones: Phones, open_vendor: OpenVendor) -> None:
+async def test_it_hears_without_a_gap(rest: Rest, vsi: Vsi, phones: Phones, vendor_of: VendorOf) -> None:
     """From the first moment on, silence included, 50 chunks a second; a tone in them has no seam."""
-    vendor = await open_vendor("pipecat")
+    vendor = vendor_of("pipecat")
     fake, loop = vendor.fake, asyncio.get_running_loop()
     await rest.room("r")
     await rest.post(f"/rooms/r/{vendor.path}", vendor.request)
@@ -68,10 +68,8 @@ async def test_it_hears_without_a_gap(rest: Rest, vsi: Vsi, phones: Phones, open
     assert fake.piece_bytes == {640}
 
 
-async def test_every_format_is_understood_both_ways(
-    rest: Rest, vsi: Vsi, phones: Phones, open_vendor: OpenVendor
-) -> None:
-    vendor = await open_vendor("elevenlabs")
+async def test_every_format_is_understood_both_ways(rest: Rest, vsi: Vsi, phones: Phones, vendor_of: VendorOf) -> None:
+    vendor = vendor_of("elevenlabs")
     fake = vendor.fake
     for form in FORMATS:
         fake.output_format = fake.input_format = form
@@ -86,8 +84,8 @@ async def test_every_format_is_understood_both_ways(
         await rest.delete(f"/rooms/{form}")
 
 
-async def test_detached_it_is_silent(rest: Rest, vsi: Vsi, phones: Phones, open_vendor: OpenVendor) -> None:
-    vendor = await open_vendor("deepgram")
+async def test_detached_it_is_silent(rest: Rest, vsi: Vsi, phones: Phones, vendor_of: VendorOf) -> None:
+    vendor = vendor_of("deepgram")
     _, alice = await phones.dialled(rest, fields={"room_id": "r"})
     await rest.post(f"/rooms/r/{vendor.path}", vendor.request)
     await vendor.fake.until(lambda: vendor.fake.audio_bytes)
@@ -100,10 +98,8 @@ async def test_detached_it_is_silent(rest: Rest, vsi: Vsi, phones: Phones, open_
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 48000])
-async def test_rooms_of_other_rates(
-    rate_hz: int, rest: Rest, vsi: Vsi, phones: Phones, open_vendor: OpenVendor
-) -> None:
-    vendor = await open_vendor("vapi")
+async def test_rooms_of_other_rates(rate_hz: int, rest: Rest, vsi: Vsi, phones: Phones, vendor_of: VendorOf) -> None:
+    vendor = vendor_of("vapi")
     await rest.room("r", sample_rate=rate_hz)
     (_, alice), (_, bob) = await phones.meeting(rest, "r", (440, 660))
     await rest.post(f"/rooms/r/{vendor.path}", vendor.request)

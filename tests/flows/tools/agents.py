@@ -1,4 +1,4 @@
-"""The four vendors of agents as a test meets them: where they are served, what is asked of them, what they heard.
+"""The four vendors of agents as a test meets them: what is asked of them, what they say and heard.
 
 Rules
 1. A fake says nothing until a test makes it: `vendor.socket` is its latest connection, `fake.say(vendor.socket)` its voice.
@@ -8,32 +8,23 @@ Rules
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from aiohttp import web
 
 from tests.flows.tools.codecs import CODECS
-from tests.flows.tools.ports import free_port
 from tests.flows.tools.spectrum import HEARD_DB, SILENT_DB, level_db
-from tests.vendors.convai import ConvAi
-from tests.vendors.deepgram_agent import AUDIO, DeepgramConverse
-from tests.vendors.pipecat import Pipecat
-from tests.vendors.socket_fake import AgentFake
-from tests.vendors.vapi import TRANSPORT, Vapi
+from tests.flows.tools.vendors import KEY, Vendors
+from tests.vendors.deepgram_agent import AUDIO
+from tests.vendors.vapi import TRANSPORT
 
-KEY = "good-key"
 VOICE_HZ = 900.0
 RATE_HZ = 16_000
 WINDOW_MS = 400
 VARIABLES = {"name": "Ann", "age": 7, "score": 1.5, "whole": 2.0, "vip": True}
-FAKES: dict[str, type[AgentFake]] = {
-    "elevenlabs": ConvAi,
-    "vapi": Vapi,
-    "pipecat": Pipecat,
-    "deepgram": DeepgramConverse,
-}
+FAKES = {"elevenlabs": "convai", "vapi": "vapi", "pipecat": "pipecat", "deepgram": "deepgram_agent"}
 REQUESTS: dict[str, dict[str, Any]] = {
     "elevenlabs": {
         "agent_id": "agent 1",
@@ -57,8 +48,9 @@ CONVERSATIONS = {"elevenlabs": "conv_1", "vapi": "call-1", "deepgram": "dg_1"}
 @dataclass
 class Vendor:
     name: str
-    fake: Any  # one of FAKES
-    request: dict[str, Any] = field(default_factory=dict)
+    fake: Any  # the `AgentFake` of that name
+    request: dict[str, Any]
+    fakes: Vendors  # all there are, behind one address
 
     @property
     def socket(self) -> web.WebSocketResponse:
@@ -72,10 +64,6 @@ class Vendor:
     def path(self) -> str:
         """Below a room or a leg."""
         return f"agent/{self.name}"
-
-    async def close(self) -> None:
-        """Served no more; idempotent."""
-        await self.fake.__aexit__()
 
     async def speak(self, ms: int = 10_000) -> None:
         """Its sine, all at once."""
@@ -143,24 +131,8 @@ class Vendor:
                 assert opening == [{"type": "Settings", "audio": AUDIO, "tags": ["a"], "agent": agent}]
 
 
-class Vendors:
-    """Serves fakes where a server was told to look for them, each as long as a test wants it."""
-
-    def __init__(self) -> None:
-        self._ports = {name: free_port() for name in FAKES}
-
-    def environment(self) -> dict[str, str]:
-        return {
-            "ELEVENLABS_API_BASE": f"http://127.0.0.1:{self._ports['elevenlabs']}",
-            "VAPI_API_BASE": f"http://127.0.0.1:{self._ports['vapi']}",
-            "DEEPGRAM_AGENT_BASE": f"ws://127.0.0.1:{self._ports['deepgram']}",
-        }
-
-    async def open(self, name: str) -> Vendor:
-        fake = FAKES[name](KEY)
-        fake.tone_hz, fake.speak_after_chunks, fake.interrupt_after_chunks = VOICE_HZ, 0, 0
-        url = await fake.start(self._ports[name])
-        request = dict(REQUESTS[name])
-        if name == "pipecat":
-            request["websocket_url"] = f"{url.replace('http', 'ws')}/bot?room=a%20b"
-        return Vendor(name, fake, request)
+def vendor_of(fakes: Vendors, name: str) -> Vendor:
+    fake = getattr(fakes, FAKES[name])
+    fake.tone_hz, fake.speak_after_chunks, fake.interrupt_after_chunks = VOICE_HZ, 0, 0
+    url = {"websocket_url": f"{fakes.pipecat_url}?room=a%20b"} if name == "pipecat" else {}
+    return Vendor(name, fake, REQUESTS[name] | url, fakes)

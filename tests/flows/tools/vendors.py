@@ -75,4 +75,8 @@ class Vendors:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Nobody answers any more, and what was connected is cut; idempotent."""
         await self._runner.cleanup()
