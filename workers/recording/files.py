@@ -169,7 +169,11 @@ class RecordingFiles:
         """Raises OSError."""
         path = dot_path(self.path, ".json")
         beside = path.with_name(f"{path.name}.new")
-        beside.write_bytes(msgspec.json.encode(note))
+        try:
+            beside.write_bytes(msgspec.json.encode(note))
+        except OSError:
+            beside.unlink(missing_ok=True)
+            raise
         beside.replace(path)
 
     def forget(self) -> None:

@@ -44,7 +44,12 @@ class WavFile:
         """A new empty file. Raises FileExistsError. `frames_planned`: where it is known to outgrow a plain header."""
         is_long = frames_planned * channels * SAMPLE_BYTES + PLAIN_HEADER_BYTES > _SIZE_LIMIT
         made = cls(path, _open_locked(path, os.O_CREAT | os.O_EXCL), rate_hz, channels, is_long=is_long)
-        made._write_header()
+        try:
+            made._write_header()
+        except OSError:
+            made.close()
+            path.unlink()
+            raise
         return made
 
     @classmethod

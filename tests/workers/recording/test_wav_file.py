@@ -1,5 +1,6 @@
 """The WAV file that is valid at every moment, read back by the standard library and by eye."""
 
+import errno
 import os
 import stat
 import struct
@@ -150,3 +151,13 @@ def test_a_failed_step_to_rf64_leaves_the_file_as_it_was(tmp_path, monkeypatch):
     assert read(path)[2].tolist() == [1, 2, 3, 4]
     file.close()
     assert [one.name for one in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_where_not_even_the_header_fits_nothing_is_left(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(wav_file.os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left"):
+        WavFile.create(tmp_path / "a.wav", 8000, 1)
+    assert list(tmp_path.iterdir()) == []
