@@ -15,8 +15,8 @@ import soundfile
 from moto.server import ThreadedMotoServer
 
 from tests.flows.conftest import Phones
-from tests.flows.test_recording import captured
 from tests.flows.tools.events import Vsi
+from tests.flows.tools.recorded import captured, visible
 from tests.flows.tools.rest import Rest
 from tests.flows.tools.s3 import FakeS3
 from tests.flows.tools.server import Server
@@ -90,10 +90,6 @@ async def recorded(rest: Rest, path: str, **fields: Any) -> str:
 
 def folder_of(server: Server) -> Path:
     return Path(server.environment["RECORDING_DIR"])
-
-
-def visible(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 async def spool_is_empty(folder: Path, within_s: float = 5.0) -> None:

@@ -43,7 +43,9 @@ def command() -> list[str]:
 
 
 class Server:
-    def __init__(self, *, legs: int = 400, **environment: str) -> None:
+    def __init__(self, *, legs: int = 400, wrapper: tuple[str, ...] = (), **environment: str) -> None:
+        """`wrapper`: a command that ends by executing the one it is given."""
+        self._wrapper = wrapper
         self.instance_id = f"flow-{uuid4()}"
         self.folder = Path(tempfile.mkdtemp(prefix="roomtone-flow-"))
         self.http_port, self.sip_port = free_port(), free_port()
@@ -88,7 +90,7 @@ class Server:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
         began_s = time.monotonic()
         self.process = subprocess.Popen(
-            command(),
+            [*self._wrapper, *command()],
             cwd=ROOT,
             env=environment | self.environment,
             stdin=subprocess.DEVNULL,
