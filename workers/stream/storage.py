@@ -18,6 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.loaders
+import botocore.session
 from boto3.exceptions import Boto3Error
 from botocore.awsrequest import AWSHTTPConnection, AWSHTTPConnectionPool, AWSHTTPSConnection, AWSHTTPSConnectionPool
 from botocore.config import Config
@@ -29,6 +31,8 @@ from shm.reach import Forbidden, Reach, plain_address
 CONNECT_S = 5.0
 READ_S = 30.0
 CONTENT_TYPE = "audio/wav"
+# The description of S3, a megabyte of JSON, is read once: reading it keeps the interpreter from the audio of this process.
+_MODELS = botocore.loaders.create_loader()
 _STORING = ("PutObject", "UploadPart", "CompleteMultipartUpload")
 
 
@@ -72,7 +76,9 @@ def is_there(bucket: Bucket, path: str, reach: Reach) -> bool:
 
 
 def _client(bucket: Bucket, reach: Reach) -> Any:
-    client = boto3.session.Session().client(
+    session = botocore.session.Session()
+    session.register_component("data_loader", _MODELS)
+    client = boto3.session.Session(botocore_session=session).client(
         "s3",
         region_name=bucket.region or None,
         endpoint_url=bucket.endpoint or None,
