@@ -6,6 +6,7 @@ import asyncio
 import io
 import struct
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from aiohttp import web
 from numpy.typing import NDArray
 
 from tests.flows.conftest import Phones
+from tests.flows.tools import certificates
 from tests.flows.tools.codecs import CODECS
 from tests.flows.tools.events import Event, Vsi
 from tests.flows.tools.rest import Rest
@@ -248,18 +250,31 @@ async def test_a_stop_cancels_what_is_still_being_fetched(
     await came_back(server, before)
 
 
-async def test_a_public_name_does_not_lead_back_inside(own_server: Any, phones: Phones) -> None:
-    """An HTTP proxy of ours plays the world outside: what it answers for a public address redirects to loopback."""
+async def test_the_world_outside(
+    own_server: Any, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, phones: Phones
+) -> None:
+    """An HTTP proxy of ours plays it: what it answers for a public address redirects to loopback, and is refused.
+
+    HTTPS is heard from whom SSL_CERT_FILE trusts, and from nobody else.
+    """
 
     async def world(request: web.Request) -> web.StreamResponse:
         asked.append(request.path_qs)
         raise web.HTTPFound(f"http://127.0.0.1:{files.port}/inside.wav")
 
     asked: list[str] = []
-    async with FileServer() as files, FileServer() as proxy:
+    trusted, stranger = (certificates.make(folder) for folder in (tmp_path, tmp_path_factory.mktemp("stranger")))
+    async with (
+        FileServer() as files,
+        FileServer() as proxy,
+        FileServer(trusted.server_context()) as safe,
+        FileServer(stranger.server_context()) as unsafe,
+    ):
         proxy.files["/away.wav"] = world
         files.files["/inside.wav"] = wav(TALK.tobytes(), 16000)
-        server = own_server(HTTP_PROXY=f"http://127.0.0.1:{proxy.port}", NO_PROXY="127.0.0.1")
+        server = own_server(
+            HTTP_PROXY=f"http://127.0.0.1:{proxy.port}", NO_PROXY="127.0.0.1", SSL_CERT_FILE=str(trusted.certificate)
+        )
         async with Rest(server.base) as rest, Vsi(server.base) as vsi:
             await phones.dialled(rest, fields={"room_id": "p"})
             url = "http://93.184.215.14/away.wav"
@@ -270,6 +285,12 @@ async def test_a_public_name_does_not_lead_back_inside(own_server: Any, phones: 
             assert not len(files.asked)
             playback_id = (await rest.post("/rooms/p/play", {"url": files.url("/inside.wav")}))["playback_id"]
             await vsi.wait("playback.started", playback_id=playback_id)  # asked for directly it is allowed
+            safe.files["/a.wav"] = unsafe.files["/a.wav"] = files.files["/inside.wav"]
+            playback_id = (await rest.post("/rooms/p/play", {"url": safe.url("/a.wav")}))["playback_id"]
+            await vsi.wait("playback.started", playback_id=playback_id)
+            playback_id = (await rest.post("/rooms/p/play", {"url": unsafe.url("/a.wav")}))["playback_id"]
+            assert "fetch: " in (await vsi.wait("playback.error", playback_id=playback_id))["error"]
+            assert not len(unsafe.asked)
         await asyncio.to_thread(server.stop)
 
 

@@ -8,6 +8,7 @@ Rules
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Self
 
@@ -19,7 +20,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class FileServer:
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.files: dict[str, bytes | Handler] = {}
         self.asked: History[str] = History("requests", str)
         self.gone: History[str] = History("clients that hung up", str)
@@ -29,7 +31,7 @@ class FileServer:
         application.router.add_get("/{tail:.*}", self._answer)
         self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
         self.port: int = self._runner.addresses[0][1]
         return self
 
@@ -37,7 +39,7 @@ class FileServer:
         await self._runner.cleanup()
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}{path}"
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.add(request.path)
