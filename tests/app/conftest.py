@@ -51,6 +51,7 @@ class FakeWorker:
         self.gates = {}
         self.media = media()
         self.lent = {}
+        self.wanted = True
 
     async def call(self, command, timeout_s=10.0, descriptors=()):
         self.sent.append(command)
