@@ -47,7 +47,7 @@ class FakeS3:
     async def __aenter__(self) -> Self:
         application = web.Application(client_max_size=1 << 30)
         application.router.add_route("*", "/{bucket}/{key:.*}", self._answer)
-        self._runner = web.AppRunner(application, shutdown_timeout=0)
+        self._runner = web.AppRunner(application, shutdown_timeout=0.1)  # 0 would wait for ever
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", 0).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
