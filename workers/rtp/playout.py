@@ -175,7 +175,7 @@ class Playout:
         is_anew = self.anchor_sample[legs] == _NOWHERE
         is_outside = ((slack < -_SLACK_LIMIT * 2) | (slack > _SLACK_LIMIT)) & ~is_anew
         strikes = (self._strikes[legs] + 1) * is_outside
-        is_late = (slack < 0) & ~is_outside
+        is_late = (slack < 0) & ~is_outside & ~is_anew
         is_again = is_late & (self._late_wake[legs] == wake)  # a burst after a stall is one event
         run = np.maximum(self._late_run[legs] + np.where(is_late, _LATE_WEIGHT * ~is_again, -1), 0)
         self._strikes[legs], self._late_run[legs] = strikes, run
@@ -269,7 +269,8 @@ class Playout:
         self._slacks[leg] = moved
 
     def change_phase(self, leg: int, phase: int) -> int:
-        """The leg is mixed at another phase: keep its delay above 0 and below a tick more. Returns the samples it moved by."""
+        """The leg is mixed at another phase: keep its delay above 0 (or the floor) and below a tick more. Returns the samples it
+        moved by."""
         slacks = self._slacks[leg]
         moved_by = 0
         if slacks.any():
@@ -277,7 +278,8 @@ class Playout:
                 int((slacks.cumsum() > LATE_SHARE * slacks.sum()).argmax()) - _ZERO_BIN + phase - int(self.phase[leg])
             )
             frame = int(self.frame_samples[leg])
-            moved_by = -(least // PHASES) * frame
+            spare_ms = least * _WAKE_MS + _SEEN_AFTER_MS + _MIX_AFTER_WAKE_MS - self._floor_ms
+            moved_by = -min(least // PHASES, int(spare_ms // (_WAKE_MS * PHASES))) * frame
             self.shift(leg, moved_by)
             self._slacks[leg] = 0
         self.phase[leg] = phase

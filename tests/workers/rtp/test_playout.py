@@ -3,7 +3,7 @@
 from math import ceil, gcd
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from workers.rtp.playout import Playout, pace
@@ -80,6 +80,7 @@ def streams(draw):
 
 
 @settings(max_examples=300, deadline=None)
+@example([(8000, 80, [(160, 20005, False), (80, 20005, False), (240, 20009, False), (0, 20010, False)])], 8000, 0)
 @given(st.lists(streams(), min_size=1, max_size=4), st.sampled_from([8000, 16000, 48000]), st.integers(0, 3))
 def test_placement_follows_the_rules(legs, bank_hz, phase):
     clock_hz, units = legs[0][0], legs[0][1]
@@ -216,3 +217,13 @@ def test_another_phase_keeps_the_delay_above_zero_and_below_a_tick():
             slacks, lates = stream(playout, range(1200, 1400, 4), timestamp=50 * 160)
             assert not any(lates)
             assert all(0 <= slack < 4 for slack in slacks)
+
+
+def test_another_phase_keeps_the_floor():
+    for new in range(4):
+        playout = started(phase=1, floor_ms=100)
+        stream(playout, range(1000, 1200, 4))
+        playout.change_phase(0, new)
+        slacks, lates = stream(playout, range(1200, 1400, 4), timestamp=50 * 160)
+        assert not any(lates)
+        assert all(100 <= 5 * slack + 4.5 < 125 for slack in slacks)
