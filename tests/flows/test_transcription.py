@@ -34,13 +34,17 @@ def tones_heard(audio: bytes | bytearray, seconds: float = 0.4) -> set[int]:
 
 async def hears(fake: SocketFake, conversation: int, wanted: set[int]) -> None:
     """Until the last that this conversation was sent holds these tones and no other."""
-    await fake.until(
-        lambda: (
-            len(fake.heard) > conversation
-            and len(fake.heard[conversation]) >= 0.4 * SECOND_BYTES
-            and tones_heard(fake.heard[conversation]) == wanted
-        )
-    )
+
+    def is_heard() -> bool:
+        if len(fake.heard) <= conversation or len(fake.heard[conversation]) < 0.4 * SECOND_BYTES:
+            return False
+        return tones_heard(fake.heard[conversation]) == wanted
+
+    try:
+        await fake.until(is_heard)
+    except TimeoutError:
+        heard = [(len(audio), tones_heard(audio)) for audio in fake.heard]
+        raise AssertionError(f"conversation {conversation} shall hold {wanted}: {heard}, {fake.closes}") from None
 
 
 async def test_each_participant_has_a_session_of_what_he_says(
@@ -73,6 +77,7 @@ async def test_who_comes_is_heard_and_who_leaves_is_not(rest: Rest, vsi: Vsi, ph
     fake.final_after_chunks = 20
     alice_id, _ = await phones.dialled(rest, tone_hz=1000, fields={"room_id": "s"})
     assert (await rest.post("/rooms/s/stt", {**DEEPGRAM, "language": "de"}))["leg_ids"] == [alice_id]
+    await hears(fake, 0, {1000})
     bob_id, _ = await phones.dialled(rest, tone_hz=1300, fields={"room_id": "s"})
     await hears(fake, 1, {1300})
     await rest.delete(f"/rooms/s/legs/{bob_id}")
