@@ -59,8 +59,9 @@ async def test_each_participant_has_a_session_of_what_he_says(
         "instance_id": started["instance_id"],
         "status": "stt_started",
         "room_id": "s",
-        "leg_ids": [alice_id, bob_id],
+        "leg_ids": [leg["id"] for leg in (await rest.get("/rooms/s"))["participants"]],
     }
+    assert set(started["leg_ids"]) == {alice_id, bob_id}
     await rest.post("/rooms/s/stt", DEEPGRAM, expect=409)
     await rest.post("/rooms/s/play", {"tone": "us_dial"})  # nobody says that
     for leg_id in (alice_id, bob_id):

@@ -119,7 +119,7 @@ async def test_transcription_through_the_death_of_every_process_it_meets(
     fake.final_after_chunks = 10
     async with Rest(server.base) as rest, Vsi(server.base) as vsi:
         (alice_id, _), (bob_id, _) = await phones.meeting(rest, "k", (1000, 1300))
-        assert (await rest.post("/rooms/k/stt", {"provider": "deepgram"}))["leg_ids"] == [alice_id, bob_id]
+        assert set((await rest.post("/rooms/k/stt", {"provider": "deepgram"}))["leg_ids"]) == {alice_id, bob_id}
 
         # The room's process hears nobody for us: nothing changes.
         await asyncio.to_thread(server.slay, "roomtone: room k")
