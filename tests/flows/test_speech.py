@@ -176,10 +176,11 @@ async def test_the_last_one_to_leave_ends_the_speech_of_the_room(
     rest: Rest, vsi: Vsi, phones: Phones, vendors: Vendors
 ) -> None:
     vendors.elevenlabs_tts.audio_ms = 20_000
-    vendors.elevenlabs_tts.outcomes.extend(["", "stall"])
     alice_id, _ = await phones.dialled(rest, fields={"room_id": "e"})
-    speaking, waiting = await speak(rest, "rooms/e"), await speak(rest, "rooms/e")
+    speaking = await speak(rest, "rooms/e")
     await vsi.wait("tts.started", tts_id=speaking)
+    vendors.elevenlabs_tts.outcomes.append("stall")
+    waiting = await speak(rest, "rooms/e")
     await rest.delete(f"/rooms/e/legs/{alice_id}")
     for tts_id in (speaking, waiting):
         assert (await vsi.wait("tts.finished", tts_id=tts_id))["reason"] == "stopped"
