@@ -410,6 +410,7 @@ class Playbacks:
         """All workers are met: what has not begun to play is made again, what nobody knows has ended or will."""
         for playback in self._playbacks.values():
             if not playback.facts.mixed_in:
+                playback.is_known = True  # whatever becomes of it from here on
                 self._cancel_clip(playback)
                 self._venues.spawn(self._prepare(playback))
         asyncio.get_running_loop().call_later(LOST_AFTER_S, self._end_lost)

@@ -34,13 +34,17 @@ def tones_heard(audio: bytes | bytearray, seconds: float = 0.4) -> set[int]:
 
 async def hears(fake: SocketFake, conversation: int, wanted: set[int]) -> None:
     """Until the last that this conversation was sent holds these tones and no other."""
-    await fake.until(
-        lambda: (
-            len(fake.heard) > conversation
-            and len(fake.heard[conversation]) >= 0.4 * SECOND_BYTES
-            and tones_heard(fake.heard[conversation]) == wanted
-        )
-    )
+
+    def is_heard() -> bool:
+        if len(fake.heard) <= conversation or len(fake.heard[conversation]) < 0.4 * SECOND_BYTES:
+            return False
+        return tones_heard(fake.heard[conversation]) == wanted
+
+    try:
+        await fake.until(is_heard)
+    except TimeoutError:
+        heard = [(len(audio), tones_heard(audio)) for audio in fake.heard]
+        raise AssertionError(f"conversation {conversation} shall hold {wanted}: {heard}, {fake.closes}") from None
 
 
 async def test_each_participant_has_a_session_of_what_he_says(
@@ -55,8 +59,9 @@ async def test_each_participant_has_a_session_of_what_he_says(
         "instance_id": started["instance_id"],
         "status": "stt_started",
         "room_id": "s",
-        "leg_ids": [alice_id, bob_id],
+        "leg_ids": [leg["id"] for leg in (await rest.get("/rooms/s"))["participants"]],
     }
+    assert set(started["leg_ids"]) == {alice_id, bob_id}
     await rest.post("/rooms/s/stt", DEEPGRAM, expect=409)
     await rest.post("/rooms/s/play", {"tone": "us_dial"})  # nobody says that
     for leg_id in (alice_id, bob_id):
@@ -73,11 +78,12 @@ async def test_who_comes_is_heard_and_who_leaves_is_not(rest: Rest, vsi: Vsi, ph
     fake.final_after_chunks = 20
     alice_id, _ = await phones.dialled(rest, tone_hz=1000, fields={"room_id": "s"})
     assert (await rest.post("/rooms/s/stt", {**DEEPGRAM, "language": "de"}))["leg_ids"] == [alice_id]
+    await hears(fake, 0, {1000})
     bob_id, _ = await phones.dialled(rest, tone_hz=1300, fields={"room_id": "s"})
     await hears(fake, 1, {1300})
     await rest.delete(f"/rooms/s/legs/{bob_id}")
     await vsi.wait("stt.text", leg_id=bob_id, room_id="s", text="goodbye")  # what was said before is still told
-    assert fake.closes == [1000]
+    await fake.until(lambda: fake.closes == [1000])
     await rest.join("s", bob_id)
     await hears(fake, 2, {1300})
     await rest.join("elsewhere", bob_id)

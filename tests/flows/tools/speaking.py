@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 from tests.flows.tools.rest import Rest
@@ -23,3 +25,13 @@ async def speak(rest: Rest, venue: str, provider: str = "elevenlabs", **fields: 
     assert reply["status"] == "playing"
     assert reply["tts_id"].startswith("tts-")
     return reply["tts_id"]
+
+
+def cache_name(*parts: str) -> str:
+    """The file of provider, voice, model_id, language, prompt, text, and of the API key where it counts (media.md 9.7)."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def cached(folder: Path) -> set[str]:
+    """The names of all files there, of unfinished ones too."""
+    return {path.name for path in folder.iterdir()}
