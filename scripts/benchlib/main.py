@@ -34,7 +34,8 @@ BAR_COLUMNS = 30
 
 
 class Progress:
-    """A bar on a terminal; elsewhere one line when a stage begins. All on stderr: stdout has the table alone."""
+    """A bar on a terminal; elsewhere one line when a stage begins. All on stderr: stdout has the table, and the figures as JSON
+    in its last line."""
 
     def __init__(self) -> None:
         self.stage = ""
@@ -78,7 +79,7 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--play", action="store_true", help="then measure the cost of playing a file to every room")
     parser.add_argument("--record", action="store_true", help="then measure the cost of recording every room")
     parser.add_argument("--multi-channel", action="store_true", help="the same with a file for each call as well")
-    parser.add_argument("--json", type=Path, help="write all figures and the generator's raw result there")
+    parser.add_argument("--json", type=Path, help="write the figures, the options and the generator's raw result there")
     parser.add_argument("--keep-log", action="store_true", help="keep the server's log in build/ and say where")
     parser.add_argument(
         "--server-command", type=shlex.split, help="start this instead of the server (it gets its environment)"
@@ -209,6 +210,7 @@ def run(root: Path) -> int:
     rooms = f"rooms of {chosen.room_size}, {chosen.placement}, {chosen.rate} Hz"
     print(f"{chosen.legs} legs, {rooms}, {chosen.codec}, {chosen.seconds:g} s")
     print(table(found, chosen.legs))
+    print(json.dumps(found, separators=(",", ":")))
     for failure in readings.setup.failures[:5]:
         print(f"bench: {failure}", file=sys.stderr)
     if chosen.json:

@@ -204,6 +204,7 @@ def table(found: dict[str, Any], legs: int) -> str:
         *(
             (name, value if isinstance(value, str) else f"{value:g}", "")
             for name, value in found["server_metrics"].items()
+            if value
         ),
     ]
     width = max(len(name) for name, _, _ in rows)

@@ -106,7 +106,8 @@ def test_the_table_has_all_figures_and_nothing_is_left_behind(spoilt):
         "segments_left": [],
     }
     assert figures["server_metrics"] == {"roomtone_packets_late_total": 0}
-    first, *rows = ended.stdout.splitlines()
+    first, *rows, last = ended.stdout.splitlines()
+    assert json.loads(last) == written["figures"]
     assert first == "18 legs, rooms of 3, dedicated, 16000 Hz, PCMU, 4 s"
     assert len({row.index("  ") for row in rows if not row.startswith("  ")}) >= 1
     assert any(row.split() == ["legs", "up", "18", "of", "18"] for row in rows)
