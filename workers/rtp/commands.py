@@ -60,6 +60,11 @@ class Commands:
         self.late = 0
         self.is_leaving = False
 
+    @property
+    def are_done(self) -> bool:
+        """Whether none that has come waits for anything."""
+        return not (self._waiting or self._openings or self._placements)
+
     def drain(self, wake: int) -> None:
         """Carry out what has come. Raises ChannelClosed."""
         if not self._waiting:

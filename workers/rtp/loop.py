@@ -8,13 +8,14 @@ Rules
 2. Deadlines are absolute. A late wake-up catches up in order; more than a tick late, what lies between is skipped and counted.
 3. Packets are placed by the time it is, not by the wake-up's: a late process does not put audio where it was already mixed.
 4. Housekeeping looks at a tenth of the legs every 100 ms: at each leg once a second.
+5. Without legs the process sleeps until it is told something, and counts no wake-ups.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shm.channel import Channel, ChannelClosed
-from shm.clock import MIX_OFFSET_NS, PHASE_NS, PHASES, TICK_NS, monotonic_ns, sleep_until_ns
+from shm.clock import MIX_OFFSET_NS, PHASE_NS, PHASES, TICK_NS, monotonic_ns, sleep_until_ns, wait_until_ns
 from shm.instance import Instance
 from shm.messages import MediaTimedOut, RtpStart, SpeechChanged, ToRtp
 from shm.outbox import Outbox
@@ -46,6 +47,7 @@ class Loop:
         self._commands = Commands(stages, channel, outbox)
         self._stats = instance.stats.row(settings.stats_row)
         self._timeout_wakes = settings.rtp_timeout_s * 1_000_000_000 // PHASE_NS
+        self._lifeline_wake = 0  # when to look at the lifeline next
         self._orphan_since: int | None = None
         self._counted: dict[str, int] = {}
         self._wake_ups = WakeUps()
@@ -55,16 +57,30 @@ class Loop:
         wake = monotonic_ns() // PHASE_NS + 1
         try:
             while not self._is_over(wake):
-                sleep_until_ns(wake * PHASE_NS)
+                if self._is_idle:
+                    wake = self._wait(wake)
+                else:
+                    sleep_until_ns(wake * PHASE_NS)
                 now_ns = monotonic_ns()
                 late_ns = now_ns - wake * PHASE_NS
                 self._turn(wake, now_ns)
                 behind = late_ns // TICK_NS
-                self._wake_ups.count(late_ns, skipped=behind)
+                if not self._is_idle:
+                    self._wake_ups.count(late_ns, skipped=behind)
                 wake += 1 + behind * PHASES
         except ChannelClosed:
             pass  # no control, no zygote: nobody will ever speak to us again
         self._end(wake)
+
+    @property
+    def _is_idle(self) -> bool:
+        return not self._stages.legs.by_id and self._commands.are_done
+
+    def _wait(self, wake: int) -> int:
+        """Nothing to do: until a command comes or housekeeping is due. Returns the wake-up that it is then."""
+        due = wake + -wake % _HOUSEKEEPING_WAKES
+        wait_until_ns(due * PHASE_NS, self._channel.fileno())
+        return max(wake, min(due, monotonic_ns() // PHASE_NS))
 
     def _turn(self, wake: int, now_ns: int) -> None:
         stages = self._stages
@@ -117,8 +133,10 @@ class Loop:
     # ------------------------------------------------------------------------------------------ life and numbers
 
     def _is_over(self, wake: int) -> bool:
-        if wake % _LIFELINE_WAKES == 0 and self._orphan_since is None and self._instance.master_is_gone():
-            self._orphan_since = wake
+        if wake >= self._lifeline_wake and self._orphan_since is None:
+            self._lifeline_wake = wake + _LIFELINE_WAKES
+            if self._instance.master_is_gone():
+                self._orphan_since = wake
         is_orphan_long = self._orphan_since is not None and (
             wake - self._orphan_since > _ORPHAN_WAKES or not self._stages.legs.by_id
         )
