@@ -10,7 +10,7 @@ Rules
 2. Several processes may hold the same end (the zygote keeps duplicates): silence or a death is never inferred from a channel.
    `ChannelClosed` only says that no process at all holds the other end.
 
-Not here: the words -> `shm/messages.py`; keeping events until they are acknowledged -> `shm/outbox.py`.
+Not here: the words -> `shm/messages`; keeping events until they are acknowledged -> `shm/outbox.py`.
 """
 
 import asyncio
