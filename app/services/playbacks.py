@@ -12,7 +12,7 @@ Rules
 5. In the ledger from the reply to the end. A new control finds a clip in the inventory of the room worker that plays it; one
    that nobody plays yet is made again.
 
-Not here: checks of speech -> `speech.py`; the sound -> `workers/room/`, `workers/stream/`.
+Not here: what one playback is -> `playback.py`; checks of speech -> `speech.py`; the sound -> `workers/room/`, `workers/stream/`.
 """
 
 import asyncio
@@ -26,11 +26,12 @@ import msgspec
 
 from app.legs.leg import Leg
 from app.rooms.room import Room
+from app.services.playback import TICK_MS, Playback, PlaybackFacts
 from app.services.requests import Play, Volume, check_play, check_volume
 from app.services.venues import Venue, Venues
 from app.supervisor import Order, Worker
 from shm.clip import abandon
-from shm.clock import TICK_NS, tick_now
+from shm.clock import tick_now
 from shm.errors import CallerError, RoomtoneError
 from shm.messages import (
     CancelClip,
@@ -48,43 +49,6 @@ from shm.messages import (
 KIND = "playback"  # in the ledger
 STOP_WAIT_S = 2.0  # for the worker's word, before a stop is answered
 LOST_AFTER_S = 1.0  # in a new control: what ended meanwhile is told right behind the inventory
-TICK_MS = TICK_NS // 1_000_000
-
-
-class PlaybackFacts(msgspec.Struct, omit_defaults=True, kw_only=True):
-    id: str
-    venue: Venue
-    app_id: str = ""
-    tone: str = ""
-    url: str = ""
-    mime_type: str = ""
-    speech: Synthesize | None = None
-    volume: int = 0
-    repeat: int = 1  # as in StartPlayback
-    rate_hz: int = 0  # of its clip
-    stream_index: int = 0  # who makes its clip
-    mixed_in: str = ""
-    first_tick: int = 0  # as if it had played without a pause since
-
-
-class Playback:
-    def __init__(self, facts: PlaybackFacts) -> None:
-        self.facts = facts
-        self.descriptor = -1
-        self.is_stopping = False
-        self.is_over = False
-        self.is_known = True  # to the room worker, as far as a new control can tell
-        self.failure = ("", "unknown")  # what stream said of its clip: (error, category)
-        self.heard: asyncio.Future[int] | None = None  # on the move: milliseconds when the old room has let go
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    @property
-    def is_speech(self) -> bool:
-        return self.facts.speech is not None
-
-    def played_ms(self) -> int:
-        first_tick = self.facts.first_tick
-        return max(tick_now() - first_tick, 0) * TICK_MS if first_tick else 0
 
 
 class Playbacks:

@@ -11,21 +11,22 @@ Rules
 4. A leg's recording follows the leg: handed over from worker to worker, the timeline goes on.
 5. While its worker still finishes a recording, the room keeps its worker (`is_finishing`), even if it is deleted.
 
-Not here: files -> `workers/recording/`; uploads -> `workers/stream/upload.py`; buckets -> `storage.py`.
+Not here: what one recording is -> `recording.py`; files -> `workers/recording/`; uploads -> `workers/stream/upload.py`; buckets
+-> `storage.py`.
 """
 
 import asyncio
 import secrets
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from app.legs.leg import Leg
 from app.logs import log
 from app.rooms.room import Room
+from app.services.recording import Recording, RecordingFacts, new_name, paths_of, places_of
 from app.services.requests import Record, file_name_of
 from app.services.storage import Bucket, storage_of
 from app.services.venues import Venue, Venues
@@ -36,7 +37,6 @@ from shm.messages import (
     FinishRecording,
     OpenRoom,
     PauseRecording,
-    RecordedChannel,
     RecordingFinished,
     RecordingStarted,
     StartRecording,
@@ -49,35 +49,6 @@ KIND = "recording"  # in the ledger
 FINISH_LIMIT_S = 600.0  # merging many hours of many channels; then the request is answered with what is known
 STORE_LIMIT_S = 12.0  # stream tells of its first attempt within 10 s
 LOST_AFTER_S = 2.0
-
-
-class RecordingFacts(msgspec.Struct, omit_defaults=True, kw_only=True):
-    id: str
-    venue: Venue
-    path: str
-    app_id: str = ""
-    multi_channel: bool = False
-    bucket: Bucket | None = None
-    step: Literal["running", "stopping", "storing"] = "running"
-    paused: bool = False
-    mixed_in: str = ""
-    rate_hz: int = 0
-    phase: int = 0
-    since_tick: int = 0
-    result: RecordingFinished | None = None  # from "storing" on
-    stream_index: int = 0
-
-
-class Recording:
-    def __init__(self, facts: RecordingFacts) -> None:
-        loop = asyncio.get_running_loop()
-        self.facts = facts
-        self.is_known = True
-        self.is_begun = False  # its worker has confirmed the file
-        self.finished: asyncio.Future[None] = loop.create_future()  # its worker has told
-        self.stored: asyncio.Future[dict[str, Any]] = loop.create_future()  # the reply to who stopped it
-        self.told: asyncio.Future[None] = loop.create_future()  # `recording.finished` is out
-        self.lock = asyncio.Lock()  # pauses one after the other
 
 
 class Recordings:
@@ -102,7 +73,7 @@ class Recordings:
         venues = self._venues
         app_id = venues.app_id(venue)
         bucket = storage_of(request, venues.config)
-        name = file_name_of(request.filename) if request.filename else _new_name()
+        name = file_name_of(request.filename) if request.filename else new_name()
         venues.check_audible(venue)
         if venue in self._running:
             raise CallerError("already recording", 409)
@@ -271,9 +242,9 @@ class Recordings:
     def _store(self, recording: Recording) -> None:
         facts = recording.facts
         assert facts.result is not None
-        paths = _paths(facts.result)
+        paths = paths_of(facts.result)
         if facts.bucket is None or not paths:
-            self._tell(recording, _places(facts.result, {}))
+            self._tell(recording, places_of(facts.result, {}))
         else:
             self._venues.spawn(self._upload(recording, facts.bucket, paths))
 
@@ -290,7 +261,7 @@ class Recordings:
             secret_key=bucket.secret_key,
         )
         assert facts.result is not None
-        local = _places(facts.result, {})
+        local = places_of(facts.result, {})
         try:
             await self._venues.supervisor.stream[facts.stream_index].call(command, STORE_LIMIT_S)
         except RoomtoneError as error:
@@ -309,7 +280,7 @@ class Recordings:
                 log.info("upload", upload_id=event.upload_id, locations=event.locations, error=event.error)
             return
         result = recording.facts.result
-        places = _places(result, dict(zip(_paths(result), event.locations, strict=False)))
+        places = places_of(result, dict(zip(paths_of(result), event.locations, strict=False)))
         if event.error:
             log.warning("upload", recording_id=event.upload_id, error=event.error, is_final=event.is_final)
         if event.is_final:
@@ -351,7 +322,7 @@ class Recordings:
         for recording in list(self._all.values()):
             facts = recording.facts
             path = RecordingFinished(room_id=facts.mixed_in, recording_id=facts.id, path=facts.path)
-            self._tell(recording, _places(facts.result or path, {}))
+            self._tell(recording, places_of(facts.result or path, {}))
 
     # ---------------------------------------------------------------------------------------- moves
 
@@ -432,30 +403,3 @@ class Recordings:
         for recording in list(self._all.values()):
             if not recording.is_known and recording.facts.step != "storing":
                 self._lost(recording)
-
-
-def _new_name() -> str:
-    return f"{time.strftime('%Y%m%d_%H%M%S')}_{secrets.token_hex(4)}.wav"
-
-
-def _paths(result: RecordingFinished) -> tuple[str, ...]:
-    """All files there are, the mix first."""
-    return tuple(filter(None, (result.path, result.multi_channel_path, *(one.path for one in result.channels))))
-
-
-def _places(result: RecordingFinished, locations: dict[str, str]) -> dict[str, Any]:
-    """What reply and event say; a file that is nowhere else is given by its path."""
-    places: dict[str, Any] = {"file": locations.get(result.path, result.path)}
-    if result.multi_channel_path or result.channels:
-        places["multi_channel_file"] = locations.get(result.multi_channel_path, result.multi_channel_path)
-        places["channels"] = {one.participant_id: _channel(one, locations) for one in result.channels}
-    if result.omitted:
-        places["omitted_legs"] = list(result.omitted)
-    return places
-
-
-def _channel(one: RecordedChannel, locations: dict[str, str]) -> dict[str, Any]:
-    shown: dict[str, Any] = {"channel": one.channel, "start_ms": one.start_ms, "end_ms": one.end_ms}
-    if one.path:
-        shown["file"] = locations.get(one.path, one.path)
-    return shown

@@ -7,7 +7,8 @@ Owns: the checks, in the contract's order; all else is a playback like any other
 import secrets
 from typing import Any
 
-from app.services.playbacks import PlaybackFacts, Playbacks
+from app.services.playback import PlaybackFacts
+from app.services.playbacks import Playbacks
 from app.services.requests import SPEECH_PROVIDERS, Speak, check_provider, check_speech, speech_key
 from app.services.venues import Venue, Venues
 from shm.messages import Synthesize
