@@ -40,7 +40,7 @@ def test_the_class_is_looked_up_at_each_upgrade():
     assert "from gunicorn.asgi.websocket import WebSocketProtocol" in inspect.getsource(
         protocol.ASGIProtocol._handle_websocket
     )
-    websocket.install()
+    websocket.install(str.encode, {})
     assert gunicorn_websocket.WebSocketProtocol is websocket.Connection
 
 
@@ -53,7 +53,9 @@ def test_names_the_connection_leans_on():
     assert "create_task(self._read_frames())" in inspect.getsource(original().run)
     assert "await self._send_accept(message)" in inspect.getsource(original()._send)
     assert "if self._denied:" in inspect.getsource(original()._deny)
-    websocket.install()
+    arguments = inspect.signature(protocol.ASGIProtocol._send_error_response).parameters
+    assert list(arguments) == ["self", "status", "message", "extra_headers"]
+    websocket.install(str.encode, {})
     assert gasgi.ASGIProtocol is websocket.Protocol
 
 
