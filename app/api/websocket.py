@@ -10,7 +10,8 @@ Rules
 3. `heard_ns` is the time of the last frame of any kind, so that a WebSocket-level ping or pong counts as a sign of life.
 4. What came right behind the request is kept (gunicorn loses it) and not read before the handshake is accepted, so that a
    connection can be given to another process whole: `upgrade_request` and `descriptor`, then `let_go`.
-5. What is not HTTP at all is answered with JSON, too. (gunicorn answers it itself, with plain text.)
+5. A peer that has vanished is written to no more. (gunicorn would raise RuntimeError, also for the close frame.)
+6. What is not HTTP at all is answered with JSON, too. (gunicorn answers it itself, with plain text.)
 
 The connection is in the ASGI scope under SCOPE_KEY; under another server there is none, and no WebSocket is served.
 """
@@ -67,6 +68,13 @@ class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
     async def _send_accept(self, message: dict[str, Any]) -> None:
         await super()._send_accept(message)
         self._opened.set()
+
+    async def _send_frame(self, opcode: int, payload: bytes | str) -> None:
+        if self.transport.is_closing():
+            self.closed = True
+            self._close_event.set()
+        else:
+            await super()._send_frame(opcode, payload)
 
     def _unmask(self, payload: bytes, masking_key: bytes) -> bytes:
         self.heard_ns = monotonic_ns()
