@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
@@ -28,6 +29,7 @@ from tests.flows.tools.server import Server
 
 pytestmark = pytest.mark.flow
 
+ODD_ID = "ü/b c?#%2F😀..\x01" + "é" * 1000
 BOT = {"websocket_url": "ws://127.0.0.1:9/"}
 LOCAL = {"provider": "local", "text": "Hello.", "voice": "en"}
 AGENTS = ("elevenlabs", "vapi", "pipecat", "deepgram")
@@ -240,13 +242,15 @@ async def test_what_is_not_read_is_ignored(rest: Rest, phones: Phones) -> None:
 
 
 async def test_a_start_and_a_stop_succeed_once_however_many_ask(rest: Rest, phones: Phones) -> None:
-    leg_id, _ = await phones.dialled(rest, fields={"room_id": "r"})
+    """In a room whose id is none that a path would like."""
+    leg_id, _ = await phones.dialled(rest, fields={"room_id": ODD_ID})
+    room = f"/rooms/{quote(ODD_ID, safe='')}"
 
     async def statuses(calls: Iterable[Any]) -> list[int]:
         return sorted(reply.status for reply in await asyncio.gather(*calls))
 
     starts = [("record", "record", {}), ("stt", "stt", {"provider": "local"}), ("agent/pipecat", "agent", BOT)]
-    for venue in ("/rooms/r", f"/legs/{leg_id}"):
+    for venue in (room, f"/legs/{leg_id}"):
         for start, stop, body in starts:
             calls = (rest.post(f"{venue}/{start}", body, expect=None) for _ in range(3))
             assert await statuses(calls) == [200, 409, 409], start
@@ -254,7 +258,7 @@ async def test_a_start_and_a_stop_succeed_once_however_many_ask(rest: Rest, phon
                 assert await statuses(rest.delete(f"{venue}/{stop}", expect=None) for _ in range(3)) == [200, 404, 404]
         path = f"{venue}/play/" + (await rest.post(f"{venue}/play", {"tone": "busy"}))["playback_id"]
         assert await statuses(rest.delete(path, expect=None) for _ in range(3)) == [200, 404, 404]
-    assert await statuses(rest.delete("/rooms/r", expect=None) for _ in range(3)) == [200, 404, 404]
+    assert await statuses(rest.delete(room, expect=None) for _ in range(3)) == [200, 404, 404]
 
 
 async def test_each_service_by_command_answers_as_rest_does(rest: Rest, vsi: Vsi, phones: Phones) -> None:
