@@ -214,9 +214,9 @@ class Legs:
         leg.is_speaking = False
         self.follow_speech(leg)
 
-    def end(self, leg: Leg, reason: str, *, after: asyncio.Future[None] | None = None) -> None:
-        """The leg is over, by whoever's will. Nothing about it is published after this but `leg.disconnected`, which comes
-        behind `after`."""
+    def end(self, leg: Leg, reason: str, *, after: Iterable[Awaitable[object]] = ()) -> None:
+        """The leg is over, by whoever's will. Nothing about it is published after this but `leg.disconnected`, which waits for
+        `after`."""
         if leg.is_over:
             return
         facts = leg.facts
@@ -236,9 +236,9 @@ class Legs:
         self.metrics.leg_ended(facts.type, reason, answered_s=answered_s, total_s=total_s)
         self._legs.pop(facts.id, None)
         self.paths.close(leg)
-        awaited: set[asyncio.Future[Any]] = {asyncio.ensure_future(ending)} if ending is not None else set()
-        if after is not None and not after.done():
-            awaited.add(after)
+        endings = [*after, ending] if ending is not None else after
+        awaited: set[asyncio.Future[Any]] = {asyncio.ensure_future(one) for one in endings}
+        awaited = {one for one in awaited if not one.done()}
         if not awaited:
             self._say_farewell(leg)
         else:

@@ -146,6 +146,7 @@ class Rooms:
             told.set_result(None)
             return told
         ending = self.services.room_ends(room)
+        legs_ending = [self.services.leg_ends(leg) for leg in legs]  # while their mix is there
         del self._rooms[facts.id]
         self.mixing.close(room)
         facts.is_over = True
@@ -161,8 +162,8 @@ class Rooms:
             self.say_farewell(facts.id)
         else:
             self.legs.spawn(self._part(facts.id, ending, told))
-        for leg in legs:
-            self.legs.end(leg, reason, after=told)
+        for leg, leg_ending in zip(legs, legs_ending, strict=True):
+            self.legs.end(leg, reason, after=[told] if leg_ending is None else [told, leg_ending])
         if ending is None:
             self.legs.webhooks.unregister_room(facts.id)
         return told
