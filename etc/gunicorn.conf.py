@@ -53,6 +53,7 @@ timeout = 30
 keepalive = 75
 worker_connections = 10000
 websocket_max_message_size = 1024 * 1024
+limit_request_line = 16 * 1024  # a room's id may have 1024 characters of four bytes, percent-encoded
 logconfig_dict = GUNICORN_LOGGING
 
 util._setproctitle = lambda title: setproctitle(  # noqa: SLF001 - gunicorn offers no other way to name its processes

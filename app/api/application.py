@@ -57,7 +57,7 @@ def create_api(
 ) -> Api:
     """The ASGI application of the control process. `operations` are bound (see `operations.bind`)."""
     replies = Replies(instance_id)
-    websocket.install()
+    websocket.install(replies.encode_error, CORS_HEADERS)
     app: Api = App(middleware=[Gate(allowed, trusts_proxy=trusts_proxy)])
     app.ws_options.max_receive_queue = 0  # gunicorn has a queue of its own, with back-pressure
     app.resp_options.default_media_type = "application/json"

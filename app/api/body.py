@@ -8,6 +8,7 @@ Rules
 2. "" for a string with a default is the same as its absence, and for a string without one it is missing. A string whose
    default is UNSET tells "" from absent.
 3. A float without a fraction is an integer. Every other change of type is refused.
+4. Integers have a limit, so that the ledger and every message can hold them; so have the bytes of what is `Carried`.
 
 Not here: ranges and the order of checks -> the operations in `app/rooms` and `app/legs`.
 """
@@ -19,9 +20,12 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import inspect
 
+from app.legs.requests import Carried
 from shm.errors import CallerError
 
 BODY_LIMIT_BYTES = 1024 * 1024
+CARRIED_LIMIT_BYTES = 60_000  # as JSON; fields we do not know are not counted
+INTEGER_LIMIT = 2**31 - 1
 
 Shape = Callable[[Any], Any]
 Request = TypeVar("Request", bound=msgspec.Struct)
@@ -29,16 +33,27 @@ _MISSING = "Object missing required field `"
 
 
 def decode_body(body: bytes, kind: type[Request]) -> Request:
-    """The struct that `body` stands for. Raises CallerError 400."""
+    """The struct that `body` stands for. Raises CallerError 400, 413."""
     return shape_request(_decode_object(body), kind)
 
 
 def shape_request(fields: dict[str, Any], kind: type[Request]) -> Request:
-    """The same for JSON that is already decoded (a VSI payload). Raises CallerError 400."""
+    """The same for JSON that is already decoded (a VSI payload). Raises CallerError 400, 413."""
     try:
-        return msgspec.convert(_shaper(kind)(fields), kind)
+        request = msgspec.convert(_shaper(kind)(fields), kind)
     except msgspec.ValidationError as error:
         raise CallerError(_sentence(str(error))) from None
+    _check_size(request)
+    return request
+
+
+def _check_size(request: msgspec.Struct) -> None:
+    for name in request.__struct_fields__:
+        value = getattr(request, name)
+        if isinstance(value, int) and abs(value) > INTEGER_LIMIT:
+            raise CallerError(f"{name}: at most {INTEGER_LIMIT}")
+    if isinstance(request, Carried) and len(msgspec.json.encode(request)) > CARRIED_LIMIT_BYTES:
+        raise CallerError(f"too large: at most {CARRIED_LIMIT_BYTES} bytes in all fields together", 413)
 
 
 def decode_json(text: bytes | str) -> Any:

@@ -179,7 +179,7 @@ def _arguments(operation: Operation, payload: Any) -> tuple[dict[str, str], msgs
         try:
             request = shape_request(body, operation.request)
         except CallerError as error:
-            raise CallerError(f"invalid payload: {error}") from None
+            raise CallerError(f"invalid payload: {error}", error.status) from None
     known = {**body, **parameters}
     return parameters, request, {name: known[name] for name in operation.vsi_echo if name in known}
 

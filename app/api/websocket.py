@@ -1,4 +1,4 @@
-"""What gunicorn's WebSocket lacks, as subclasses put in its place.
+"""What gunicorn's WebSocket and HTTP lack, as subclasses put in their place.
 
 Runs in: control.
 Owns: the difference to gunicorn's `WebSocketProtocol` and `ASGIProtocol`; `tests/app/api/test_websocket.py` guards what it
@@ -10,6 +10,8 @@ Rules
 3. `heard_ns` is the time of the last frame of any kind, so that a WebSocket-level ping or pong counts as a sign of life.
 4. What came right behind the request is kept (gunicorn loses it) and not read before the handshake is accepted, so that a
    connection can be given to another process whole: `upgrade_request` and `descriptor`, then `let_go`.
+5. A peer that has vanished is written to no more. (gunicorn would raise RuntimeError, also for the close frame.)
+6. What is not HTTP at all is answered with JSON, too. (gunicorn answers it itself, with plain text.)
 
 The connection is in the ASGI scope under SCOPE_KEY; under another server there is none, and no WebSocket is served.
 """
@@ -17,6 +19,7 @@ The connection is in the ASGI scope under SCOPE_KEY; under another server there 
 import asyncio
 import socket
 import struct
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gunicorn.asgi import protocol, websocket
@@ -29,7 +32,21 @@ SCOPE_KEY = "roomtone.websocket"
 BEHIND_KEY = "roomtone.behind_request"
 VERSION = "13"  # of the protocol, RFC 6455 section 4.1
 REASONS = {400: "Bad Request", 403: "Forbidden", 404: "Not Found", 405: "Method Not Allowed", 409: "Conflict"}
-REASONS |= {426: "Upgrade Required", 500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable"}
+REASONS |= {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    426: "Upgrade Required",
+    431: "Request Header Fields Too Large",
+}
+REASONS |= {500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable"}
+
+
+def last_reply(status: int, headers: dict[str, str], body: bytes) -> bytes:
+    """Beyond Falcon: a whole HTTP reply with JSON, behind which the connection is closed."""
+    lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Refused')}", "Content-Type: application/json"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
 
 
 class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
@@ -52,6 +69,13 @@ class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
         await super()._send_accept(message)
         self._opened.set()
 
+    async def _send_frame(self, opcode: int, payload: bytes | str) -> None:
+        if self.transport.is_closing():
+            self.closed = True
+            self._close_event.set()
+        else:
+            await super()._send_frame(opcode, payload)
+
     def _unmask(self, payload: bytes, masking_key: bytes) -> bytes:
         self.heard_ns = monotonic_ns()
         return apply_mask(payload, masking_key) if payload else payload
@@ -71,10 +95,7 @@ class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
         self._denied = True
         self.closed = True
         self._close_event.set()
-        lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Refused')}", "Content-Type: application/json"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
-        self.transport.write("\r\n".join(lines).encode("latin-1") + body)
+        self.transport.write(last_reply(status, headers, body))
         self.transport.close()
 
     def abort(self) -> None:
@@ -110,6 +131,8 @@ class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
 class Protocol(protocol.ASGIProtocol):  # type: ignore[misc]
     """One HTTP connection."""
 
+    encode_error: Callable[[str], bytes]  # set by `install`
+    headers: dict[str, str]
     _behind_request = b""
     _closed: bool
 
@@ -129,12 +152,17 @@ class Protocol(protocol.ASGIProtocol):  # type: ignore[misc]
         scope[BEHIND_KEY] = self._behind_request
         return scope
 
+    def _send_error_response(self, status: int, message: str, extra_headers: Iterable[tuple[str, str]] = ()) -> None:
+        self._safe_write(last_reply(status, {**self.headers, **dict(extra_headers)}, self.encode_error(message)))
+
     def let_go(self) -> None:
         """Its own way of closing would shut the connection down for whoever has it now."""
         self._closed = True
 
 
-def install() -> None:
-    """Make gunicorn use these; it looks the names up at each connection and each upgrade."""
+def install(encode_error: Callable[[str], bytes], headers: dict[str, str]) -> None:
+    """Make gunicorn use these; it looks the names up at each connection and each upgrade. `headers` come with every reply."""
+    Protocol.encode_error = staticmethod(encode_error)
+    Protocol.headers = headers
     websocket.WebSocketProtocol = Connection
     gasgi.ASGIProtocol = Protocol

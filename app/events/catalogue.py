@@ -44,18 +44,23 @@ QUALITY: Schema = {
 }
 
 
+Scope = Literal[
+    "leg", "room", "leg and room", "leg, and room when in one", "leg, and room when a room's", "leg or room"
+]
+
+
 @dataclass(frozen=True, slots=True)
 class EventType:
     """`always`: fields that are sent even when empty; the others are left out then."""
 
-    scope: Literal["leg", "room", "leg and room", "leg, and room when in one", "leg or room"]
+    scope: Scope
     fired: str
     fields: dict[str, Schema] = field(default_factory=dict)
     always: frozenset[str] = frozenset()
 
 
 _LEG_TYPE = {"leg_type": TEXT}
-_OF_LEG_OR_ROOM: Literal["leg or room"] = "leg or room"
+_OF_LEG_OR_ROOM: Scope = "leg or room"
 _FILE = {"file": TEXT}
 _HEARD = {"reason": TEXT, "played_ms": COUNT}  # reason: completed, stopped
 
@@ -124,7 +129,7 @@ CATALOGUE: dict[str, EventType] = {
     "recording.paused": EventType(_OF_LEG_OR_ROOM, "silence is recorded from now on", _FILE),
     "recording.resumed": EventType(_OF_LEG_OR_ROOM, "recording goes on", _FILE),
     "stt.text": EventType(
-        "leg and room",
+        "leg, and room when a room's",
         "words were recognised; without a room where only the leg is transcribed",
         {
             "text": TEXT,
@@ -135,7 +140,7 @@ CATALOGUE: dict[str, EventType] = {
         },
         frozenset({"text", "is_final", "speech_final"}),
     ),
-    "stt.error": EventType("leg and room", "a provider's session failed", {"error": TEXT}),
+    "stt.error": EventType("leg, and room when a room's", "a provider's session failed", {"error": TEXT}),
     "agent.connected": EventType(_OF_LEG_OR_ROOM, "the provider's session is up", {"conversation_id": TEXT}),
     "agent.disconnected": EventType(_OF_LEG_OR_ROOM, "the session is over; once for each agent started"),
     "agent.user_transcript": EventType(_OF_LEG_OR_ROOM, "what the agent understood", {"text": TEXT}),

@@ -5,7 +5,8 @@ Owns: the registry of legs, their deadlines, the one way a leg ends, tasks that 
 
 Rules
 1. `end` is the only way out and happens without waiting: services, room, then `leg.disconnected`, once, whatever races.
-   Only that last event waits, FAREWELL_LIMIT_S at most, for a recording of the leg to be finished (events.md 2.6).
+   Only that last event waits, FAREWELL_LIMIT_S at most, for a recording of the leg to be finished, and for the farewell of its
+   room (events.md 2.6).
 2. A leg we hang up ourselves is kept in `leaving` until sip has confirmed, so that a sip process restarted in between
    still learns the dialog it must say BYE in.
 
@@ -213,8 +214,9 @@ class Legs:
         leg.is_speaking = False
         self.follow_speech(leg)
 
-    def end(self, leg: Leg, reason: str) -> None:
-        """The leg is over, by whoever's will. Nothing about it is published after this."""
+    def end(self, leg: Leg, reason: str, *, after: Iterable[Awaitable[object]] = ()) -> None:
+        """The leg is over, by whoever's will. Nothing about it is published after this but `leg.disconnected`, which waits for
+        `after`."""
         if leg.is_over:
             return
         facts = leg.facts
@@ -229,19 +231,23 @@ class Legs:
         total_s = (now - facts.created_ns) / 1e9
         answered_s = (now - facts.connected_ns) / 1e9 if facts.connected_ns else 0
         cdr = {"reason": reason, "duration_total": round(total_s, 2), "duration_answered": round(answered_s, 2)}
+        log.info("leg ended", leg_id=facts.id, type=facts.type, **cdr)
         facts.farewell = {"cdr": cdr, "quality": self._quality(leg)}
         self.metrics.leg_ended(facts.type, reason, answered_s=answered_s, total_s=total_s)
         self._legs.pop(facts.id, None)
         self.paths.close(leg)
-        if ending is None:
+        endings = [*after, ending] if ending is not None else after
+        awaited: set[asyncio.Future[Any]] = {asyncio.ensure_future(one) for one in endings}
+        awaited = {one for one in awaited if not one.done()}
+        if not awaited:
             self._say_farewell(leg)
         else:
             self.ledger.put("leg", facts.id, facts)
             self._parting[facts.id] = leg
-            self.spawn(self._say_farewell_after(ending, leg))
+            self.spawn(self._say_farewell_after(awaited, leg))
 
-    async def _say_farewell_after(self, ending: Awaitable[object], leg: Leg) -> None:
-        await asyncio.wait({asyncio.ensure_future(ending)}, timeout=FAREWELL_LIMIT_S)
+    async def _say_farewell_after(self, awaited: set[asyncio.Future[Any]], leg: Leg) -> None:
+        await asyncio.wait(awaited, timeout=FAREWELL_LIMIT_S)
         self._say_farewell(leg)
 
     def _say_farewell(self, leg: Leg) -> None:
@@ -291,7 +297,7 @@ class Legs:
             if leg.facts.farewell is not None:
                 leg.is_over = True
                 self._parting[leg.facts.id] = leg
-                self.spawn(self._say_farewell_after(asyncio.sleep(FAREWELL_SETTLE_S), leg))
+                self.spawn(self._say_farewell_after({asyncio.ensure_future(asyncio.sleep(FAREWELL_SETTLE_S))}, leg))
         legs = list(self._legs.values())
         self.paths.resume(legs, rows)
         return legs

@@ -58,7 +58,9 @@ class Paths:
         return (config.sip_listen_ipv6 if ":" in media_host else "") or config.sip_listen_ip
 
     def worker(self, leg: Leg) -> Worker:
-        assert leg.facts.path is not None
+        """Raises CallerError when the leg has ended meanwhile."""
+        if leg.facts.path is None:
+            raise CallerError("leg not found")
         return self._supervisor.rtp[leg.facts.path.rtp_index]
 
     async def open(self, leg: Leg, rate_hz: int, phase: int | None) -> None:

@@ -29,12 +29,18 @@ _SIP_URI = re.compile(
 _DIGITS = re.compile(r"[0-9A-Da-d*#]+")
 
 
+class Carried:
+    """Marks a request that goes on to a worker, in one message (`shm/channel.py` has a limit for those)."""
+
+    __slots__ = ()
+
+
 class Auth(msgspec.Struct, kw_only=True):
     username: str = ""
     password: str = ""
 
 
-class CreateLeg(msgspec.Struct, kw_only=True):
+class CreateLeg(msgspec.Struct, Carried, kw_only=True):
     type: str = ""
     to: str = ""
     uri: str = ""
@@ -71,7 +77,7 @@ class EarlyMedia(msgspec.Struct, kw_only=True):
     codec: str = ""
 
 
-class Digits(msgspec.Struct, kw_only=True):
+class Digits(msgspec.Struct, Carried, kw_only=True):
     digits: str = ""
 
 

@@ -74,6 +74,7 @@ class Conference:
     async def end_all(self, reason: str = "shutdown") -> None:
         """Hang everybody up, with events; returns when sip has been told of all and recordings are in their files."""
         await self.rooms.services.end_all()
+        self.rooms.say_farewells()
         await self.legs.end_all(reason)
 
     # ---------------------------------------------------------------------------------------- Handlers

@@ -26,6 +26,7 @@ class RoomFacts(msgspec.Struct, omit_defaults=True, kw_only=True):
     app_id: str = ""
     phase: int = NO_PHASE  # of its latest mixing; kept while its worker may still be the same
     hides_leg_id: str = ""  # a hidden room's only leg
+    is_over: bool = False  # but `room.deleted` waits for a recording to be finished
 
 
 class Guest(msgspec.Struct, frozen=True):

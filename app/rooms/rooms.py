@@ -5,11 +5,13 @@ Owns: the registry of rooms.
 
 Rules
 1. A room exists from its creation to its deletion; being empty ends nothing but its worker.
-2. Deleting happens at once and in the order of contract rooms.md A5; the legs' BYEs go out behind it.
+2. Deleting happens at once and in the order of contract rooms.md A5; the legs' BYEs go out behind it. Only the last events, of
+   the room and of its legs, wait FAREWELL_LIMIT_S at most for its recording to be finished, or until a new room takes the id.
 
 Not here: coming and going of legs -> `membership.py`.
 """
 
+import asyncio
 import uuid
 from collections.abc import Awaitable
 from typing import Any
@@ -23,6 +25,8 @@ from app.rooms.services import NoServices, Services
 from shm.errors import CallerError, ResourceError
 
 HIDDEN_PREFIX = "leg "
+FAREWELL_LIMIT_S = 2.0
+FAREWELL_SETTLE_S = 1.0  # what a predecessor waited for comes soon after the workers are met
 
 
 class Rooms:
@@ -32,6 +36,7 @@ class Rooms:
         self.mixing = Mixing(legs.supervisor, self.save, self._is_finishing)
         self._rooms: dict[str, Room] = {}
         self._hidden: dict[str, Room] = {}  # by the id of their leg, whether it is in there or not
+        self._parting: dict[str, tuple[RoomFacts, asyncio.Future[None]]] = {}  # over, but for the last event
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -92,9 +97,7 @@ class Rooms:
         room_id = request.id or str(uuid.uuid4())
         if self.mixed(room_id) is not None:
             raise CallerError("room already exists", 409)
-        if request.webhook_url:
-            self.legs.webhooks.register_room(room_id, request.webhook_url, request.webhook_secret)
-        return self.make(room_id, request.app_id, request.sample_rate).view()
+        return self.make(room_id, request).view()
 
     async def list(self) -> list[dict[str, Any]]:
         return [room.view() for room in self._rooms.values()]
@@ -103,7 +106,7 @@ class Rooms:
         return self.existing(room_id).view()
 
     async def delete(self, *, room_id: str) -> dict[str, Any]:
-        self.remove(self.existing(room_id), "room_deleted")
+        await self.remove(self.existing(room_id), "room_deleted")
         return {"status": "deleted"}
 
     def existing(self, room_id: str) -> Room:
@@ -115,53 +118,87 @@ class Rooms:
 
     # ---------------------------------------------------------------------------------------- what they do
 
-    def make(self, room_id: str, app_id: str, rate_hz: int = 0) -> Room:
-        room = Room(RoomFacts(id=room_id, rate_hz=rate_hz or self.legs.config.default_sample_rate, app_id=app_id))
+    def make(self, room_id: str, wishes: CreateRoom) -> Room:
+        """`wishes.id` does not matter."""
+        self.say_farewell(room_id)  # of an earlier room of this id
+        webhooks = self.legs.webhooks
+        webhooks.unregister_room(room_id)
+        if wishes.webhook_url:
+            webhooks.register_room(room_id, wishes.webhook_url, wishes.webhook_secret)
+        rate_hz = wishes.sample_rate or self.legs.config.default_sample_rate
+        room = Room(RoomFacts(id=room_id, rate_hz=rate_hz, app_id=wishes.app_id))
         self._rooms[room_id] = room
         self.save(room)
-        self.legs.bus.publish("room.created", room_id=room_id, app_id=app_id)
+        self.legs.bus.publish("room.created", room_id=room_id, app_id=wishes.app_id)
         return room
 
     def provide(self, room_id: str, app_id: str) -> Room:
         """The room of that id, made if there is none."""
-        return self._rooms.get(room_id) or self.make(room_id, app_id)
+        return self._rooms.get(room_id) or self.make(room_id, CreateRoom(app_id=app_id))
 
-    def remove(self, room: Room, reason: str) -> None:
-        """The room and the calls in it end."""
+    def remove(self, room: Room, reason: str) -> asyncio.Future[None]:
+        """The room and the calls in it end; what is returned is done when `room.deleted` is out."""
         facts, legs = room.facts, list(room.legs.values())
+        told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if room.is_hidden:
             for leg in legs:
                 self.legs.hang_up(leg, reason)
-            return
+            told.set_result(None)
+            return told
         ending = self.services.room_ends(room)
+        legs_ending = [self.services.leg_ends(leg) for leg in legs]  # while their mix is there
         del self._rooms[facts.id]
         self.mixing.close(room)
+        facts.is_over = True
+        self.save(room)
         room.is_deleted = True
         room.legs = {}
         for leg in legs:
             self.legs.dismiss(leg)
             self.legs.fall_silent(leg)
             leg.facts.room_id = ""  # no leg.left_room from a deleted room
-        self.legs.bus.publish("room.deleted", room_id=facts.id, app_id=facts.app_id)
-        for leg in legs:
-            self.legs.end(leg, reason)
-        self.legs.ledger.drop("room", facts.id)
+        self._parting[facts.id] = (facts, told)
+        if ending is None:
+            self.say_farewell(facts.id)
+        else:
+            self.legs.spawn(self._part(facts.id, ending, told))
+        for leg, leg_ending in zip(legs, legs_ending, strict=True):
+            self.legs.end(leg, reason, after=[told] if leg_ending is None else [told, leg_ending])
         if ending is None:
             self.legs.webhooks.unregister_room(facts.id)
-        else:
-            self.legs.spawn(self._unregister_after(ending, facts.id))
+        return told
 
-    async def _unregister_after(self, ending: Awaitable[object], room_id: str) -> None:
-        """A slow upload's event still goes to the room's webhook."""
-        await ending
+    async def _part(self, room_id: str, ending: Awaitable[object], told: asyncio.Future[None]) -> None:
+        """A slow upload's event comes late, and still goes to the room's webhook."""
+        ended: asyncio.Future[Any] = asyncio.ensure_future(ending)
+        await asyncio.wait((ended, told), timeout=FAREWELL_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+        if not told.done():
+            self.say_farewell(room_id)
+        await ended
         if room_id not in self._rooms:
             self.legs.webhooks.unregister_room(room_id)
+
+    def say_farewell(self, room_id: str) -> None:
+        """`room.deleted`, where it has not been told yet."""
+        if room_id in self._parting:
+            facts, told = self._parting.pop(room_id)
+            self.legs.bus.publish("room.deleted", room_id=room_id, app_id=facts.app_id)
+            self.legs.ledger.drop("room", room_id)
+            told.set_result(None)
+
+    def say_farewells(self) -> None:
+        for room_id in list(self._parting):
+            self.say_farewell(room_id)
 
     def load(self) -> None:
         """What the predecessor's ledger knows; after the legs."""
         for room_id, facts in self.legs.ledger.load("room", RoomFacts).items():
             if facts.hides_leg_id:
                 self._hidden[facts.hides_leg_id] = Room(facts)
+            elif facts.is_over:
+                told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._parting[room_id] = (facts, told)
+                self.legs.spawn(self._part(room_id, asyncio.sleep(FAREWELL_SETTLE_S), told))
             else:
                 self._rooms[room_id] = Room(facts)
         for leg in sorted(self.legs, key=lambda leg: leg.facts.joined_ns):

@@ -48,7 +48,6 @@ from shm.messages import (
 KIND = "agent"  # in the ledger
 LOST_AFTER_S = 1.0
 WITHOUT_MESSAGES = ("elevenlabs",)
-LIMIT_BYTES = 60_000  # of settings or a message: they travel to stream in one piece
 
 AgentRequest = ElevenLabsAgent | VapiAgent | PipecatAgent | DeepgramAgent
 
@@ -97,7 +96,6 @@ class Agents:
         venues = self._venues
         fields = {name: value for name, value in msgspec.structs.asdict(request).items() if name != "api_key"}
         settings = msgspec.json.encode(fields)
-        _check_size("settings", len(settings) + len(own_key))
         key = key_of(venues.config, provider, own_key)
         app_id = venues.app_id(venue)
         if venue.leg_id:
@@ -120,7 +118,6 @@ class Agents:
         return {"status": "agent_started", **where}
 
     async def send_message(self, *, request: AgentMessage, room_id: str = "", leg_id: str = "") -> dict[str, Any]:
-        _check_size("message", len(request.message.encode()))
         facts = self._get(Venue(room_id=room_id, leg_id=leg_id))
         if not facts.is_connected:
             raise CallerError("the agent is not connected", 409)
@@ -341,8 +338,3 @@ class Agents:
 
     def knows(self, session_id: str) -> bool:
         return session_id in self._by_session
-
-
-def _check_size(what: str, size: int) -> None:
-    if size > LIMIT_BYTES:
-        raise CallerError(f"{what}: at most {LIMIT_BYTES} bytes", 413)

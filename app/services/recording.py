@@ -41,6 +41,7 @@ class Recording:
         self.facts = facts
         self.is_known = True
         self.is_begun = False  # its worker has confirmed the file
+        self.is_between = False  # one worker lets go of the files before the next takes them
         self.finished: asyncio.Future[None] = loop.create_future()  # its worker has told
         self.stored: asyncio.Future[dict[str, Any]] = loop.create_future()  # the reply to who stopped it
         self.told: asyncio.Future[None] = loop.create_future()  # `recording.finished` is out

@@ -62,7 +62,9 @@ class Recordings:
 
     def is_finishing(self, room_id: str) -> bool:
         return any(
-            one.facts.step == "stopping" and one.facts.mixed_in == room_id and not one.finished.done()
+            (one.facts.step == "stopping" or one.is_between)
+            and one.facts.mixed_in == room_id
+            and not one.finished.done()
             for one in self._all.values()
         )
 
@@ -186,7 +188,7 @@ class Recordings:
         self._running.pop(facts.venue, None)
         facts.step = "stopping"
         self._save(recording)
-        if not self._tell_stop(recording):
+        if not recording.is_between and not self._tell_stop(recording):  # else `_follow` sees to it
             self._lost(recording)
 
     def _tell_stop(self, recording: Recording) -> bool:
@@ -208,17 +210,17 @@ class Recordings:
         if event.error:
             log.warning("recording", recording_id=facts.id, error=event.error)
         recording.finished.set_result(None)
-        self._release(facts)
+        self._release(facts.mixed_in)
         self._venues.settle(facts.venue)
         self._store(recording)
 
-    def _release(self, facts: RecordingFacts) -> None:
-        """The worker may go, if it was only kept for this."""
-        room = self._venues.rooms.mixed(facts.mixed_in)
+    def _release(self, room_id: str) -> None:
+        """Its worker may go, if it was only kept for a recording."""
+        room = self._venues.rooms.mixed(room_id)
         if room is not None:
             self._venues.rooms.mixing.release_if_idle(room)
-        elif not self.is_finishing(facts.mixed_in):
-            self._venues.supervisor.release_room(facts.mixed_in, at_once=True)
+        elif not self.is_finishing(room_id):
+            self._venues.supervisor.release_room(room_id, at_once=True)
 
     def _lost(self, recording: Recording) -> None:
         """No room worker goes on with it."""
@@ -337,17 +339,30 @@ class Recordings:
             room = self._venues.rooms.of(leg)
             if facts.step != "running" or room is None or room.worker is None or room.facts.id == facts.mixed_in:
                 return
-            old = self._venues.worker_of(facts.mixed_in)
             try:
-                if old is not None:
-                    await old.call(StopRecording(room_id=facts.mixed_in, recording_id=facts.id, hand_over=True))
+                await self._hand_over(recording)
                 if facts.step == "running":
                     await self._start_in(recording, room, room.worker)
+                    return
             except RoomtoneError as error:
                 log.warning("recording", recording_id=facts.id, error=str(error))
-                if facts.step == "running":
-                    facts.step = "stopping"
-                    self._lost(recording)
+            if not recording.finished.done():  # no worker has it now, and maybe it was stopped meanwhile
+                facts.step = "stopping"
+                self._save(recording)
+                self._lost(recording)
+
+    async def _hand_over(self, recording: Recording) -> None:
+        """Its files are nobody's when this returns."""
+        room_id = recording.facts.mixed_in
+        worker = self._venues.worker_of(room_id)
+        if worker is None:
+            return
+        recording.is_between = True
+        try:
+            await worker.call(StopRecording(room_id=room_id, recording_id=recording.facts.id, hand_over=True))
+        finally:
+            recording.is_between = False
+            self._release(room_id)
 
     # ---------------------------------------------------------------------------------------- other lives
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from app.config import Config
+from app.legs.requests import Carried
 from shm.errors import CallerError, ResourceError
 
 VOLUME_LIMIT = 8
@@ -33,7 +34,7 @@ REQUEST_LIMIT_BYTES = 60_000  # of speech and transcription: a request travels t
 Variables = dict[str, str | int | float | bool]
 
 
-class Play(msgspec.Struct, kw_only=True):
+class Play(msgspec.Struct, Carried, kw_only=True):
     url: str = ""
     tone: str = ""
     mime_type: str = ""
@@ -45,7 +46,7 @@ class Volume(msgspec.Struct, kw_only=True):
     volume: int = 0
 
 
-class Speak(msgspec.Struct, kw_only=True):
+class Speak(msgspec.Struct, Carried, kw_only=True):
     text: str = ""
     voice: str = ""
     model_id: str = ""
@@ -56,7 +57,7 @@ class Speak(msgspec.Struct, kw_only=True):
     api_key: str = ""
 
 
-class Record(msgspec.Struct, kw_only=True):
+class Record(msgspec.Struct, Carried, kw_only=True):
     storage: str = "file"
     multi_channel: bool = False
     s3_bucket: str = ""
@@ -68,7 +69,7 @@ class Record(msgspec.Struct, kw_only=True):
     filename: str | None = None
 
 
-class Transcribe(msgspec.Struct, kw_only=True):
+class Transcribe(msgspec.Struct, Carried, kw_only=True):
     language: str = "en"
     partial: bool = False
     provider: str = "elevenlabs"
@@ -79,7 +80,7 @@ class Transcribe(msgspec.Struct, kw_only=True):
     utterance_end_ms: int | None = None
 
 
-class ElevenLabsAgent(msgspec.Struct, kw_only=True):
+class ElevenLabsAgent(msgspec.Struct, Carried, kw_only=True):
     agent_id: str
     first_message: str = ""
     language: str = ""
@@ -87,25 +88,25 @@ class ElevenLabsAgent(msgspec.Struct, kw_only=True):
     api_key: str = ""
 
 
-class VapiAgent(msgspec.Struct, kw_only=True):
+class VapiAgent(msgspec.Struct, Carried, kw_only=True):
     assistant_id: str
     first_message: str = ""
     variable_values: Variables = {}
     api_key: str = ""
 
 
-class PipecatAgent(msgspec.Struct, kw_only=True):
+class PipecatAgent(msgspec.Struct, Carried, kw_only=True):
     websocket_url: str
 
 
-class DeepgramAgent(msgspec.Struct, kw_only=True):
+class DeepgramAgent(msgspec.Struct, Carried, kw_only=True):
     settings: dict[str, Any] | None = None
     greeting: str = ""
     language: str = ""
     api_key: str = ""
 
 
-class AgentMessage(msgspec.Struct, kw_only=True):
+class AgentMessage(msgspec.Struct, Carried, kw_only=True):
     message: str
 
 

@@ -60,7 +60,8 @@ class Venues:
             raise CallerError("no participants", 409)
 
     def check_connected(self, leg: Leg) -> None:
-        if leg.facts.state not in ("connected", "held") or leg.facts.path is None:
+        """A held leg is not (legs.md section 3). Raises CallerError 409."""
+        if leg.facts.state != "connected" or leg.facts.path is None:
             raise CallerError(f"leg is {leg.facts.state}", 409)
 
     def rate_hz(self, venue: Venue) -> int:

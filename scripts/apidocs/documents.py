@@ -216,7 +216,7 @@ def asyncapi(operations: list[Operation]) -> Json:
     built = {name: message for name, message in commands.items() if message}
     frames = _frames()
     heard, said = _audio_frames()
-    references = [{"$ref": f"#/components/messages/{name}"} for name in events]
+    references = [{"$ref": f"#/components/messages/{name}/payload"} for name in events]
     return {
         "asyncapi": "3.0.0",
         "info": {"title": "Roomtone events", "version": VERSION},
@@ -280,13 +280,13 @@ def _event(event_type: str) -> Json:
         if word in kind.scope:
             properties[f"{word}_id"] = TEXT
     properties |= {"app_id": TEXT, **kind.fields}
-    required += [word + "_id" for word in kind.scope.partition(",")[0].split(" and ")]
     required += sorted(kind.always)
-    return {
-        "name": event_type,
-        "summary": kind.fired,
-        "payload": {"type": "object", "required": required, "properties": properties},
-    }
+    payload: Json = {"type": "object", "required": required, "properties": properties}
+    if kind.scope == "leg or room":
+        payload["oneOf"] = [{"required": ["leg_id"]}, {"required": ["room_id"]}]
+    else:
+        required += [word + "_id" for word in kind.scope.partition(",")[0].split(" and ")]
+    return {"name": event_type, "summary": kind.fired, "payload": payload}
 
 
 def _command(operation: Operation) -> Json | None:

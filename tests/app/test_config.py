@@ -176,6 +176,11 @@ def test_the_example_names_every_variable_and_no_other():
     assert named == fields
 
 
+def test_the_defaults_in_the_example_are_the_defaults():
+    lines = re.findall(r"^#([A-Z][A-Z0-9_]+)=(\S+)", ENV_EXAMPLE.read_text(), re.MULTILINE)
+    assert dataclasses.replace(read(**dict(lines)), instance_id="") == dataclasses.replace(read(), instance_id="")
+
+
 def test_an_s3_endpoint_is_a_url_and_plain_http_stays_at_home():
     for endpoint in ("http://127.0.0.1:9000", "http://minio:9000", "http://s3.internal", "https://s3.example.com"):
         assert read(S3_ENDPOINT=endpoint).s3_endpoint == endpoint

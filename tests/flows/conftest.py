@@ -34,8 +34,9 @@ def vendor_port() -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def _shared_server(vendor_port: int) -> Iterator[Server]:
-    server = Server(**environment(vendor_port)).start()
+def _shared_server(vendor_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    recordings = tmp_path_factory.mktemp("recordings")
+    server = Server(**environment(vendor_port), RECORDING_DIR=str(recordings)).start()
     yield server
     server.stop()
 

@@ -118,8 +118,10 @@ class OutgoingCall(Call):
         self._forget_early()
         self._send_invite(flow)
 
-    def _failed(self, _why: str) -> None:
+    def _failed(self, why: str) -> None:
         """No answer from anywhere, or cancelled before anything was sent."""
+        fields: dict[str, str | int | float | bool | None] = {"leg_id": self.leg_id, "why": why}
+        self.calls.tell(wire.LogLine(level="info", event="the INVITE was not answered", fields=fields))
         self.finish("invite_failed")
         self.drop()
 

@@ -4,7 +4,13 @@ import msgspec
 import pytest
 
 from app.api.body import decode_body
+from app.legs.requests import Carried
 from shm.errors import CallerError
+
+
+class Words(msgspec.Struct, Carried):
+    text: str = ""
+    headers: dict[str, str] = {}
 
 
 class Inner(msgspec.Struct):
@@ -133,3 +139,28 @@ def test_bytes_that_are_not_utf8():
 def test_missing_fields_are_named(body):
     with pytest.raises(CallerError, match=r"^leg_id is required$"):
         decode(body, Required)
+
+
+@pytest.mark.parametrize("number", ["2147483648", "-2147483648", "1e300", "99999999999999999999"])
+def test_numbers_nobody_can_mean(number):
+    with pytest.raises(CallerError, match=r"^number: at most 2147483647$") as caught:
+        decode(f'{{"number":{number}}}')
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"text":"' + "ä" * 30_000 + '"}',
+        '{"text":"' + "\\u0000" * 10_001 + '"}',
+        '{"headers":{"A":"' + "x" * 60_000 + '"}}',
+    ],
+)
+def test_more_than_a_message_to_a_worker_holds(body):
+    with pytest.raises(CallerError, match=r"^too large: at most 60000 bytes in all fields together$") as caught:
+        decode(body, Words)
+    assert caught.value.status == 413
+
+
+def test_unknown_fields_may_be_as_large_as_the_body():
+    assert decode('{"unknown":"' + "x" * 500_000 + '"}', Words) == Words()

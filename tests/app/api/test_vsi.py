@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import re
 import select
 import socket
 
@@ -245,6 +246,26 @@ def test_half_a_body_is_not_an_empty_one(port):
         while client.recv(4096):
             pass
     assert get(port, "/v1/rooms")[1] == before
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GARBAGE", 400),
+        (b"GET /v1/rooms HTTP/1.1\r\nHost: x\r\nno colon", 400),
+        (b"POST /v1/rooms HTTP/1.1\r\nHost: x\r\nContent-Length: many", 400),
+        (b"GET /v1/rooms/" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: x", 414),
+        (b"GET /v1/rooms HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 20_000, 431),
+    ],
+)
+def test_what_is_hardly_http_gets_json_too(port, request_bytes, status):
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(request_bytes + b"\r\n\r\n")
+        head, _, body = b"".join(iter(lambda: client.recv(65536), b"")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"\r\nContent-Type: application/json\r\n" in head
+    assert b"\r\nAccess-Control-Allow-Origin: *\r\n" in head
+    assert re.fullmatch(rb'{"instance_id":"test","error":"[^"]+"}\n', body)
 
 
 def test_large_body_gets_its_413(port):

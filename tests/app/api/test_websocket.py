@@ -1,5 +1,6 @@
 """Guards what `app/api/websocket.py` leans on in gunicorn's WebSocket: a change there must be seen here first."""
 
+import asyncio
 import inspect
 
 import pytest
@@ -40,7 +41,7 @@ def test_the_class_is_looked_up_at_each_upgrade():
     assert "from gunicorn.asgi.websocket import WebSocketProtocol" in inspect.getsource(
         protocol.ASGIProtocol._handle_websocket
     )
-    websocket.install()
+    websocket.install(str.encode, {})
     assert gunicorn_websocket.WebSocketProtocol is websocket.Connection
 
 
@@ -53,8 +54,34 @@ def test_names_the_connection_leans_on():
     assert "create_task(self._read_frames())" in inspect.getsource(original().run)
     assert "await self._send_accept(message)" in inspect.getsource(original()._send)
     assert "if self._denied:" in inspect.getsource(original()._deny)
-    websocket.install()
+    arguments = inspect.signature(protocol.ASGIProtocol._send_error_response).parameters
+    assert list(arguments) == ["self", "status", "message", "extra_headers"]
+    websocket.install(str.encode, {})
     assert gasgi.ASGIProtocol is websocket.Protocol
+
+
+class Transport:
+    def __init__(self):
+        self.written, self.is_lost = [], False
+        self.write = self.written.append
+
+    def is_closing(self):
+        return self.is_lost
+
+    def close(self):
+        self.is_lost = True
+
+
+async def test_nothing_is_written_to_a_peer_that_has_vanished():
+    transport = Transport()
+    connection = websocket.Connection(transport, {}, None, None)
+    connection.accepted = True
+    await connection._send({"type": "websocket.send", "text": "hi"})
+    transport.is_lost = True
+    async with asyncio.timeout(1):
+        await connection._send({"type": "websocket.close"})
+    assert transport.written == [b"\x81\x02hi"]
+    assert connection.closed
 
 
 def test_a_request_and_what_came_behind_it():

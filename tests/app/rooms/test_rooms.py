@@ -2,10 +2,13 @@ import asyncio
 
 import pytest
 
+from app.legs import legs
 from app.legs.requests import EarlyMedia
+from app.rooms import rooms
 from app.rooms.requests import CreateRoom
+from app.services.requests import Record
 from shm.errors import CallerError
-from shm.messages import CallEnded, Hangup, Reject
+from shm.messages import CallEnded, Hangup, RecordingFinished, Reject, StartRecording
 
 
 async def status_of(awaitable):
@@ -93,3 +96,61 @@ async def test_a_room_outlives_its_last_leg(stage):
     assert (await stage.room_view("r"))["participants"] == []
     assert stage.supervisor.released == [("r", False)]
     assert await stage.add("r", await stage.connected_in()) == {"status": "added"}
+
+
+async def recorded(stage, **fields):
+    """A room that is recorded, with one leg in it; gives what its worker will report at the end."""
+    await stage.room("r", **fields)
+    await stage.add("r", await stage.connected_in())
+    await stage.services.recordings.start(request=Record(), room_id="r")
+    (started,) = stage.mixer("r").of(StartRecording)
+    stage.quiet()
+    return RecordingFinished(room_id="r", recording_id=started.recording_id, path=started.path)
+
+
+LAST_EVENTS = ["recording.finished", "room.deleted", "leg.disconnected"]
+
+
+async def test_the_last_events_wait_for_the_recording(stage):
+    finished = await recorded(stage)
+    mixer = stage.mixer("r")
+    deleting = asyncio.ensure_future(stage.rooms.delete(room_id="r"))
+    await stage.settle()
+    assert await stage.rooms.list() == []
+    assert await stage.conference.control.list() == []
+    assert stage.told() == []
+    stage.conference.on_event(mixer, finished)
+    assert await deleting == {"status": "deleted"}
+    await stage.settle()
+    assert stage.told() == LAST_EVENTS
+
+
+async def test_a_new_room_of_the_same_id_does_not_wait_for_the_old_one(stage):
+    finished = await recorded(stage, webhook_url="http://192.0.2.9/hook")
+    mixer = stage.mixer("r")
+    deleting = asyncio.ensure_future(stage.rooms.delete(room_id="r"))
+    await stage.settle()
+    await stage.room("r")
+    await deleting
+    await stage.settle()
+    assert stage.told() == ["room.deleted", "room.created", "leg.disconnected"]
+    assert stage.webhooks.destination("", "r") is None
+    stage.conference.on_event(mixer, finished)
+    await stage.settle()
+    stage.restart()
+    assert [room["id"] for room in await stage.rooms.list()] == ["r"]
+
+
+async def test_a_new_control_tells_what_the_old_one_waited_with(stage, monkeypatch):
+    monkeypatch.setattr(rooms, "FAREWELL_SETTLE_S", 0)
+    monkeypatch.setattr(legs, "FAREWELL_SETTLE_S", 0.01)
+    await recorded(stage)
+    deleting = asyncio.ensure_future(stage.rooms.delete(room_id="r"))
+    await stage.settle()
+    deleting.cancel()
+    stage.restart()
+    assert await stage.rooms.list() == []
+    await asyncio.wait(stage.legs._tasks)
+    assert stage.told() == LAST_EVENTS[1:]
+    stage.restart()
+    assert len(stage.legs._tasks) == 0
