@@ -42,7 +42,7 @@ async def files() -> AsyncIterator[str]:
 
     application = web.Application()
     application.add_routes([web.get("/{name}.wav", wav), web.get("/stuck", stuck)])
-    runner = web.AppRunner(application, shutdown_timeout=0)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

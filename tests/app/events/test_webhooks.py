@@ -71,7 +71,7 @@ async def _sink():
     sink = Sink()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", sink.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
