@@ -255,7 +255,7 @@ class Sending:
             history = _frames(batch.bank, before[one], tick - 1, convert.history)
             frames = convert(history, _frames(batch.bank, source[one], tick))
         payloads = self._encoders.encode(batch.codec, frames, batch.bank_index, source[one], tick)
-        if len(one) == len(source):
+        if of_leg is batch.positions:
             room[:] = payloads
         else:
             payloads.take(of_leg, axis=0, out=room, mode="clip")
@@ -273,7 +273,8 @@ class Sending:
     def _distinct(
         self, batch: Batch, source: NDArray[np.int64], before: NDArray[np.int64] | None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions of legs that stand for all who hear the same (now and in the tick before), and for each leg which of them."""
+        """Positions of legs that stand for all who hear the same (now and in the tick before), and for each leg which of them;
+        `batch.positions` itself where each stands for itself."""
         marks, position = self._marks[batch.bank_index], batch.positions
         marks[source] = position  # the last leg of each source wins and stands for it; -1 is the last mark
         stands_for = marks[source]
