@@ -15,6 +15,7 @@ import msgspec
 
 from app.services.storage import Bucket
 from app.services.venues import Venue
+from app.supervisor import Worker
 from shm.messages import RecordedChannel, RecordingFinished
 
 
@@ -40,12 +41,18 @@ class Recording:
         loop = asyncio.get_running_loop()
         self.facts = facts
         self.is_known = True
+        self.worker: Worker | None = None  # who writes the files, or is told to
         self.is_begun = False  # its worker has confirmed the file
-        self.is_between = False  # one worker lets go of the files before the next takes them
+        self.is_moving = False  # with its leg: one worker lets go of the files before the next takes them
         self.finished: asyncio.Future[None] = loop.create_future()  # its worker has told
         self.stored: asyncio.Future[dict[str, Any]] = loop.create_future()  # the reply to who stopped it
         self.told: asyncio.Future[None] = loop.create_future()  # `recording.finished` is out
         self.lock = asyncio.Lock()  # pauses one after the other
+
+    @property
+    def needs_its_worker(self) -> bool:
+        """Also when nobody is in the mix any more."""
+        return (self.is_moving or self.facts.step == "stopping") and not self.finished.done()
 
 
 def new_name() -> str:

@@ -18,6 +18,7 @@ Not here: what one recording is -> `recording.py`; files -> `workers/recording/`
 import asyncio
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ KIND = "recording"  # in the ledger
 FINISH_LIMIT_S = 600.0  # merging many hours of many channels; then the request is answered with what is known
 STORE_LIMIT_S = 12.0  # stream tells of its first attempt within 10 s
 LOST_AFTER_S = 2.0
+LEAVE_LIMIT_S = 5.0  # of a room worker
 
 
 class Recordings:
@@ -61,12 +63,7 @@ class Recordings:
         return venue in self._running
 
     def is_finishing(self, room_id: str) -> bool:
-        return any(
-            (one.facts.step == "stopping" or one.is_between)
-            and one.facts.mixed_in == room_id
-            and not one.finished.done()
-            for one in self._all.values()
-        )
+        return any(one.needs_its_worker for one in self._all.values() if one.facts.mixed_in == room_id)
 
     # ---------------------------------------------------------------------------------------- start
 
@@ -98,6 +95,8 @@ class Recordings:
             self._forget(recording)
             raise
         except ResourceError as error:
+            if facts.id not in self._all:
+                raise CallerError("it is over before it began", 404) from None
             self._forget(recording)
             raise CallerError(f"the file cannot be created: {error}", 500) from None
         if facts.id not in self._all:
@@ -109,6 +108,7 @@ class Recordings:
     async def _start_in(self, recording: Recording, room: Room, worker: Worker) -> None:
         facts = recording.facts
         facts.mixed_in, facts.rate_hz, facts.phase = room.facts.id, room.facts.rate_hz, room.facts.phase
+        recording.worker = worker
         self._save(recording)
         await worker.call(self._command(facts))
         recording.is_begun = True
@@ -149,7 +149,7 @@ class Recordings:
                 return {"status": "already_paused" if paused else "not_paused"}
             facts.paused = paused
             self._save(recording)
-            worker = self._venues.worker_of(facts.mixed_in)
+            worker = recording.worker
             if worker is not None:
                 await worker.call(PauseRecording(room_id=facts.mixed_in, recording_id=facts.id, paused=paused))
             word = "paused" if paused else "resumed"
@@ -171,29 +171,28 @@ class Recordings:
         places = recording.stored.result() if recording.stored.done() else {"file": recording.facts.path}
         return {"status": "stopped", **places}
 
-    def stop_on(self, venue: Venue) -> "asyncio.Future[None] | None":
-        """At once; what is returned is done when `recording.finished` is out. None: nothing is recorded."""
+    def stop_on(self, venue: Venue) -> "asyncio.Future[Any] | None":
+        """At once; what is returned is done when each `recording.finished` is out, also of what was stopped before. None: there is
+        nothing to wait for."""
         recording = self._running.get(venue)
-        if recording is None:
-            return None
-        if not recording.is_begun:  # the request that starts it finds the room or leg gone
+        if recording is not None and not recording.is_begun:  # the request that starts it finds the room or leg gone
             self._forget(recording)
             self._tell_stop(recording)
-            return None
-        self._stop(recording)
-        return recording.told
+        elif recording is not None:
+            self._stop(recording)
+        waiting = [one.told for one in self._all.values() if one.facts.venue == venue]
+        return asyncio.gather(*waiting) if waiting else None
 
     def _stop(self, recording: Recording) -> None:
         facts = recording.facts
         self._running.pop(facts.venue, None)
         facts.step = "stopping"
         self._save(recording)
-        if not recording.is_between and not self._tell_stop(recording):  # else `_follow` sees to it
+        if not recording.is_moving and not self._tell_stop(recording):  # else `_follow` sees to it
             self._lost(recording)
 
     def _tell_stop(self, recording: Recording) -> bool:
-        facts = recording.facts
-        worker = self._venues.worker_of(facts.mixed_in)
+        facts, worker = recording.facts, recording.worker
         if worker is None or not worker.wanted:
             return False
         worker.tell(StopRecording(room_id=facts.mixed_in, recording_id=facts.id))
@@ -228,7 +227,11 @@ class Recordings:
 
     async def _finish(self, recording: Recording) -> None:
         """By stream. What even that cannot finish gets its name at the next start."""
-        facts = recording.facts
+        facts, worker = recording.facts, recording.worker
+        if worker is not None:  # it leaves, and only then lets go of the files
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_LIMIT_S):
+                    await worker.gone.wait()
         command = FinishRecording(room_id=facts.mixed_in, recording_id=facts.id, path=facts.path)
         try:
             await self._venues.supervisor.stream[facts.stream_index].call(command, FINISH_LIMIT_S)
@@ -331,38 +334,42 @@ class Recordings:
     def leg_moved(self, leg: Leg) -> None:
         recording = self._running.get(Venue(leg_id=leg.facts.id))
         if recording is not None and recording.is_begun:
+            recording.is_moving = True
             self._venues.spawn(self._follow(recording, leg))
 
     async def _follow(self, recording: Recording, leg: Leg) -> None:
         facts = recording.facts
         async with leg.lock:
             room = self._venues.rooms.of(leg)
-            if facts.step != "running" or room is None or room.worker is None or room.facts.id == facts.mixed_in:
-                return
-            try:
-                await self._hand_over(recording)
-                if facts.step == "running":
-                    await self._start_in(recording, room, room.worker)
-                    return
-            except RoomtoneError as error:
-                log.warning("recording", recording_id=facts.id, error=str(error))
-            if not recording.finished.done():  # no worker has it now, and maybe it was stopped meanwhile
-                facts.step = "stopping"
-                self._save(recording)
+            if facts.step == "running" and room is not None and room.facts.id != facts.mixed_in:
+                await self._move(recording, room)
+            recording.is_moving = False
+            if facts.step == "stopping" and not self._tell_stop(recording):  # stopped meanwhile, or no worker has it
                 self._lost(recording)
 
-    async def _hand_over(self, recording: Recording) -> None:
-        """Its files are nobody's when this returns."""
-        room_id = recording.facts.mixed_in
-        worker = self._venues.worker_of(room_id)
-        if worker is None:
-            return
-        recording.is_between = True
+    async def _move(self, recording: Recording, room: Room) -> None:
+        """From worker to worker; afterwards `recording.worker` is None if none has it."""
+        facts, old_id, old = recording.facts, recording.facts.mixed_in, recording.worker
+        recording.is_moving, recording.worker = True, None
         try:
-            await worker.call(StopRecording(room_id=room_id, recording_id=recording.facts.id, hand_over=True))
-        finally:
-            recording.is_between = False
-            self._release(room_id)
+            if old is not None:
+                await old.call(StopRecording(room_id=old_id, recording_id=facts.id, hand_over=True))
+        except CallerError:
+            recording.worker = old  # it ends there, with the room
+            return
+        except RoomtoneError as error:
+            log.warning("recording", recording_id=facts.id, error=str(error))
+        try:
+            if facts.step == "running" and room.worker is not None:
+                await self._start_in(recording, room, room.worker)
+        except RoomtoneError as error:
+            log.warning("recording", recording_id=facts.id, error=str(error))
+            recording.worker = None
+        if recording.worker is None and facts.step == "running":
+            facts.step = "stopping"
+            self._save(recording)
+        if facts.mixed_in != old_id:
+            self._release(old_id)
 
     # ---------------------------------------------------------------------------------------- other lives
 
@@ -373,7 +380,9 @@ class Recordings:
             if facts.mixed_in != room_id or recording.finished.done() or not recording.is_begun:
                 continue
             recording.is_known = True
-            if room is None:
+            if room is not None:
+                recording.worker = room.worker
+            else:
                 yield Order(OpenRoom(room_id=room_id, rate_hz=facts.rate_hz, phase=facts.phase))
             yield Order(self._command(facts))
             if facts.step == "stopping":
@@ -398,7 +407,7 @@ class Recordings:
             worker.tell(stop)
             return
         facts = recording.facts
-        recording.is_known = True
+        recording.is_known, recording.worker = True, worker
         facts.since_tick = facts.since_tick or command.since_tick
         facts.mixed_in = command.room_id
         self._save(recording)

@@ -52,6 +52,7 @@ class FakeWorker:
         self.media = media()
         self.lent = {}
         self.wanted = True
+        self.gone = asyncio.Event()
 
     async def call(self, command, timeout_s=10.0, descriptors=()):
         self.sent.append(command)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from shm.errors import CallerError
 from shm.messages import (
     Done,
     Event,
@@ -84,9 +85,11 @@ class Recordings:
                 self._membership.refresh(room)
 
     def stop(self, command: StopRecording) -> None:
-        """Answers the command: at once, or for a hand-over once the files are let go."""
+        """Answers the command: at once, or for a hand-over once the files are let go. Raises CallerError for one that ends."""
         recording = self._known.get((command.room_id, command.recording_id))
-        if recording is not None and not recording.is_ending and command.hand_over:
+        if recording is not None and recording.is_ending and command.hand_over:
+            raise CallerError("the recording ends here")
+        if recording is not None and command.hand_over:
             recording.is_ending = True
             self._take_out(recording)
             self._writer.put(partial(self._let_go, recording, recording.note(), command.command_id))

@@ -118,10 +118,14 @@ async def test_the_servers_end_tells_of_what_it_does_not_wait_for(recorded):
 @pytest.mark.parametrize("stream_can", [True, False])
 async def test_without_a_worker_stream_finishes_it(recorded, stream_can):
     stage, leg_id = recorded
-    stage.mixer("r").wanted = False
+    mixer = stage.mixer("r")
+    mixer.wanted = False
     if not stream_can:
         stage.supervisor.stream[0].failures[FinishRecording].append(ResourceError("held"))
     stop = asyncio.ensure_future(stage.services.recordings.stop(room_id="r"))
+    await stage.settle()
+    assert not stage.supervisor.stream[0].of(FinishRecording)  # the worker leaves, and may have the files until then
+    mixer.gone.set()
     await stage.settle()
     (order,) = stage.supervisor.stream[0].of(FinishRecording)
     assert order.path == command(stage).path
