@@ -55,10 +55,8 @@ class Mixing:
     async def _open(self, room: Room) -> Worker:
         try:
             worker = await self._supervisor.room_worker(room.facts.id, shared=room.is_hidden)
-            if (
-                room.is_deleted and self._latest.get(room.facts.id) is room
-            ):  # no new room of this name asked for the worker
-                self._supervisor.release_room(room.facts.id, at_once=True)
+            if room.is_deleted and self._latest.get(room.facts.id) is room:  # and no new one of this name asked for it
+                self._give_back(room)
             self._check(room)
             if not room.size and (worker is not room.last_worker or room.facts.phase == NO_PHASE):
                 room.facts.phase = min(self._supervisor.phases_of(worker), key=self.loads.__getitem__)
@@ -104,8 +102,13 @@ class Mixing:
         worker = room.worker
         self._let_go(room)
         if worker is not None and self._is_finishing(room.facts.id):
-            worker.tell(CloseRoom(room_id=room.facts.id))  # its worker is released once that is done
-        else:
+            worker.tell(CloseRoom(room_id=room.facts.id))
+        self._give_back(room)
+
+    def _give_back(self, room: Room) -> None:
+        """The worker of a deleted room; where a recording still ends there, be it of an earlier room of this id, it is given back
+        once that is done."""
+        if not self._is_finishing(room.facts.id):
             self._supervisor.release_room(room.facts.id, at_once=True)
 
     def _let_go(self, room: Room) -> None:
