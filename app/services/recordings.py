@@ -203,7 +203,8 @@ class Recordings:
         if recording is None or recording.facts.step == "storing":
             return
         facts = recording.facts
-        self._running.pop(facts.venue, None)
+        if self._running.get(facts.venue) is recording:  # else it is past running, and another one may have begun
+            del self._running[facts.venue]
         facts.step, facts.result = "storing", msgspec.structs.replace(event, number=0)
         self._save(recording)
         if event.error:

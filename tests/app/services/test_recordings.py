@@ -136,3 +136,41 @@ async def test_without_a_worker_stream_finishes_it(recorded, stream_can):
     assert len(upload.paths) == (3 if stream_can else 1)
     uploaded(stage, *(f"s3://b/{number}" for number in range(len(upload.paths))))
     assert (await stop)["file"] == "s3://b/0"
+
+
+async def test_the_late_end_of_one_recording_is_not_the_end_of_the_next(recorded):
+    stage, leg_id = recorded
+    recordings = stage.services.recordings
+    stop = asyncio.ensure_future(recordings.stop(room_id="r"))
+    await stage.settle()
+    await recordings.start(request=Record(), room_id="r")
+    report(stage, leg_id)
+    await stage.settle()
+    assert (await recordings.pause(room_id="r"))["status"] == "paused"
+    stop.cancel()
+
+
+async def test_a_recording_that_is_stopped_between_two_workers_is_finished_by_stream(stage):
+    leg_id = await stage.connected_out()
+    await stage.add("old", leg_id)
+    recordings = stage.services.recordings
+    await recordings.start(request=Record(), leg_id=leg_id)
+    old, gate = stage.mixer("old"), asyncio.Event()
+    old.gates[StopRecording] = gate
+    await stage.add("new", leg_id)
+    await stage.settle()
+    (handing_over,) = old.of(StopRecording)
+    assert handing_over.hand_over
+    stop = asyncio.ensure_future(recordings.stop(leg_id=leg_id))
+    await stage.settle()
+    assert not stage.supervisor.stream[0].of(FinishRecording)  # the old worker has the files yet
+    await stage.rooms.delete(room_id="old")
+    assert ("old", True) not in stage.supervisor.released
+    gate.set()
+    await stage.settle()
+    assert not stage.mixer("new").of(StartRecording, StopRecording)
+    (order,) = stage.supervisor.stream[0].of(FinishRecording)
+    finished = RecordingFinished(room_id="old", recording_id=order.recording_id, path=order.path)
+    stage.conference.on_event(stage.supervisor.stream[0], finished)
+    assert (await stop)["file"] == order.path
+    assert ("old", True) in stage.supervisor.released
