@@ -44,6 +44,7 @@ class Recording:
         self.worker: Worker | None = None  # who writes the files, or is told to
         self.is_begun = False  # its worker has confirmed the file
         self.is_moving = False  # with its leg: one worker lets go of the files before the next takes them
+        self.is_lost = False  # to room workers: stream finishes it, asked once
         self.finished: asyncio.Future[None] = loop.create_future()  # its worker has told
         self.stored: asyncio.Future[dict[str, Any]] = loop.create_future()  # the reply to who stopped it
         self.told: asyncio.Future[None] = loop.create_future()  # `recording.finished` is out

@@ -224,7 +224,9 @@ class Recordings:
 
     def _lost(self, recording: Recording) -> None:
         """No room worker goes on with it."""
-        self._venues.spawn(self._finish(recording))
+        if not recording.is_lost:
+            recording.is_lost = True
+            self._venues.spawn(self._finish(recording))
 
     async def _finish(self, recording: Recording) -> None:
         """By stream. What even that cannot finish gets its name at the next start."""
