@@ -131,6 +131,10 @@ def _fork_zygote(server: Any) -> None:
     if pid == 0:
         for listener in server.LISTENERS:
             listener.sock.close()
+        for worker in server.WORKERS.values():  # a later zygote would give these to all its forks
+            worker.tmp.close()
+        if _zygote_pid_fd >= 0:
+            os.close(_zygote_pid_fd)
         become_zygote(app.main.instance())
     if _zygote_pid_fd >= 0:
         os.close(_zygote_pid_fd)
