@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from app.config import Config
@@ -32,7 +33,7 @@ from app.supervisor import Supervisor
 from shm.bank import Bank
 from shm.clock import monotonic_ns
 from shm.errors import CallerError, RoomtoneError
-from shm.messages import Command, Hangup, Reject, Row
+from shm.messages import Command, Dialog, Hangup, Reject, Row
 
 log = structlog.get_logger("legs")
 BUILT_CODECS = ("PCMU", "PCMA", "G722", "L16")
@@ -113,6 +114,11 @@ class Legs:
     def save(self, leg: Leg) -> None:
         if not leg.is_over:
             self.ledger.put("leg", leg.facts.id, leg.facts)
+
+    def save_dialog(self, leg: Leg, dialog: Dialog) -> None:
+        """Sip's latest word: only the ledger has it when sip and control die together. A password is not for the disk."""
+        leg.dialog = dialog
+        self.ledger.put("dialog", leg.facts.id, msgspec.structs.replace(dialog, auth=None))
 
     def publish(self, leg: Leg, event_type: str, *, with_room: bool = False, **fields: Any) -> None:
         facts = leg.facts
@@ -235,6 +241,7 @@ class Legs:
         facts.farewell = {"cdr": cdr, "quality": self._quality(leg)}
         self.metrics.leg_ended(facts.type, reason, answered_s=answered_s, total_s=total_s)
         self._legs.pop(facts.id, None)
+        self.ledger.drop("dialog", facts.id)
         self.paths.close(leg)
         endings = [*after, ending] if ending is not None else after
         awaited: set[asyncio.Future[Any]] = {asyncio.ensure_future(one) for one in endings}
@@ -298,6 +305,9 @@ class Legs:
                 leg.is_over = True
                 self._parting[leg.facts.id] = leg
                 self.spawn(self._say_farewell_after({asyncio.ensure_future(asyncio.sleep(FAREWELL_SETTLE_S))}, leg))
+        for leg_id, dialog in self.ledger.load("dialog", Dialog).items():
+            if leg_id in self._legs:
+                self._legs[leg_id].dialog = dialog
         legs = list(self._legs.values())
         self.paths.resume(legs, rows)
         return legs

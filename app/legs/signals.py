@@ -165,7 +165,7 @@ class Signals:
             self._legs.paths.set_media(leg)
 
     def _dialog_saved(self, leg: Leg, event: DialogSaved) -> None:
-        leg.dialog = event.dialog
+        self._legs.save_dialog(leg, event.dialog)
         if leg.facts.media is None and event.dialog.media is not None:
             self._take_media(leg, event.dialog.media)  # the answer that told us went to the control process before us
 

@@ -7,6 +7,7 @@ Rules
 1. The ledger says what is wished, an inventory what is. Where they differ the wish is sent again; what nobody wishes is ended.
 2. What ended while no control was there comes as an event of the worker's outbox, right behind its inventory. So a call that an
    inventory lacks is given SETTLE_S for that event, and a call that the ledger lacks for its arrival.
+3. Sip may die together with control: the dialogs are in the ledger too, an inventory has them newer.
 
 Not here: when workers are restarted and met -> `app/supervisor/`.
 """
@@ -25,7 +26,9 @@ from shm.errors import RoomtoneError
 from shm.messages import (
     CloseLeg,
     Command,
+    Dialog,
     Hangup,
+    Listen,
     MixParticipant,
     PlaceLeg,
     Reject,
@@ -70,6 +73,7 @@ class Recovery:
         for leg in (*self._legs, *self._legs.leaving.values()):
             if leg.dialog is not None:
                 yield RestoreDialog(dialog=leg.dialog)
+        yield Listen()
 
     def _paths(self, worker: Worker) -> Iterator[Command | Order]:
         for leg in self._legs:
@@ -128,6 +132,11 @@ class Recovery:
 
     def _reconcile_calls(self, worker: Worker, inventory: list[SipInventoryPart]) -> None:
         calls = {call.leg_id: call for part in inventory for call in part.calls}
+        missing = {leg.facts.id: leg.dialog for leg in self._legs if leg.facts.id not in calls}
+        if not all(part.listens for part in inventory):  # its control died before it had told what its predecessor knew
+            for order in self._dialogs(worker):
+                worker.tell(*(order if isinstance(order, Order) else Order(order)))
+            missing = {leg_id: None for leg_id, dialog in missing.items() if dialog is None}
         for leg in self._legs:
             call = calls.get(leg.facts.id)
             if call is None:
@@ -137,15 +146,17 @@ class Recovery:
                 leg.facts.media = call.dialog.media
             if leg.facts.is_answered and call.state in ("incoming", "early"):
                 self._answering.order(leg)
-        asyncio.get_running_loop().call_later(SETTLE_S, self._end_orphans, worker, calls, self._legs.clock())
+        asyncio.get_running_loop().call_later(SETTLE_S, self._end_orphans, worker, calls, missing)
 
-    def _end_orphans(self, sip: Worker, calls: dict[str, SipCall], met_ns: int) -> None:
+    def _end_orphans(self, sip: Worker, calls: dict[str, SipCall], missing: dict[str, Dialog | None]) -> None:
+        """`missing`: the legs that sip did not name, with the dialog known then; a newer one came from sip itself."""
         for leg_id, call in calls.items():
             if self._legs.find(leg_id) is None:
                 is_ringing = call.state == "incoming"
                 sip.tell(Reject(leg_id=leg_id, status=INTERNAL_ERROR) if is_ringing else Hangup(leg_id=leg_id))
-        for leg in list(self._legs):
-            if leg.facts.id not in calls and leg.facts.created_ns < met_ns and leg.dialog is None:
+        for leg_id, dialog in missing.items():
+            leg = self._legs.find(leg_id)
+            if leg is not None and leg.dialog is dialog:
                 is_dialled = leg.facts.type == "sip_outbound" and not leg.facts.connected_ns
                 self._legs.hang_up(leg, "invite_failed" if is_dialled else "server_error")
 

@@ -140,6 +140,12 @@ class RestoreDialog(Command, frozen=True, kw_only=True):
     dialog: Dialog
 
 
+class Listen(Command, frozen=True, kw_only=True):
+    """control -> a new sip: all dialogs are restored, read what waits at the sockets.
+
+    Before that a request inside one of them would be refused with 481, and its sender would end the call."""
+
+
 class OfferedCodec(Part, frozen=True, kw_only=True):
     name: str
     payload_type: int
@@ -219,10 +225,11 @@ class SipCall(Part, frozen=True, kw_only=True):
 
 class SipInventoryPart(Wire, frozen=True, kw_only=True):
     calls: tuple[SipCall, ...] = ()
+    listens: bool = True  # False: whoever started it died before `Listen`
     last: bool = False
 
 
-ToSip = Hello | Acknowledge | Leave | Dial | Ring | Progress | Answer | Reject | Hangup | Hold | RestoreDialog
+ToSip = Hello | Acknowledge | Leave | Dial | Ring | Progress | Answer | Reject | Hangup | Hold | RestoreDialog | Listen
 FromSip = (
     Done
     | Failed

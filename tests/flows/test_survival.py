@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.flows.tools.events import Vsi
@@ -111,6 +113,36 @@ async def test_killed_sip_keeps_confirmed_calls_and_their_dialogs(house: Callabl
     await made.stop()
 
 
+async def test_what_phones_ask_while_sip_is_away_is_answered_when_it_is_back(house: Callable) -> None:
+    """The second death within ten seconds is followed by a pause, so their requests wait for a process that first knows nothing."""
+    made = await house(calls=6)
+    for _ in range(2):
+        before = made.server.only("roomtone: sip")
+        before.kill()
+        answers = await asyncio.gather(*(call.reinvite() for call in made.calls))
+        assert [answer.status for answer in answers] == [200] * 6
+    await made.everyone_hears_the_others()
+    await made.stop()
+
+
+@pytest.mark.parametrize("other", ["sip", "zygote"])
+async def test_control_and_another_die_together_and_calls_go_on(other: str, house: Callable) -> None:
+    """With the zygote all channels are gone: every worker leaves and is made anew."""
+    made = await house(calls=6)
+    for victim in [made.server.only(f"roomtone: {name}") for name in (other, "control")]:
+        victim.kill()
+    await answering_again(made.rest)
+    await made.everyone_hears_the_others()
+    assert (await made.calls[0].hang_up()).status == 200
+    await made.rest.delete(f"/legs/{made.legs[1]}", expect=202)
+    assert await made.calls[1].ended() == "bye"
+    async with Vsi(made.server.base) as vsi:
+        made.vsi, made.legs, made.calls = vsi, made.legs[2:], made.calls[2:]
+        assert (await made.calls[0].reinvite(direction="sendonly")).status == 200
+        await made.vsi.wait("leg.hold", leg_id=made.legs[0])
+    await made.stop()
+
+
 async def ringing_call(made: House) -> str:
     phone = await Phone("ringing").__aenter__()
     made.exchange.spawn(close_later(phone))
@@ -157,7 +189,16 @@ async def test_a_killed_zygote_is_replaced_and_calls_notice_nothing(house: Calla
     await listener.media.settled({TONES[0]})
     await made.kill("roomtone: room born later")
     await listener.media.settled({TONES[0]})
+    held = descriptors(made.server.only("roomtone: zygote"))
+    workers = len(made.server.titled("roomtone: ")) - 3  # but master, control and itself
+    assert sum("pidfd" in target for target in held) == workers, "it keeps its predecessor's"
+    assert not [target for target in held if "gunicorn" in target], "it keeps what is the master's"
     await made.stop()
+
+
+def descriptors(process: psutil.Process) -> list[str]:
+    """What each of them is, as the kernel names it."""
+    return [str(entry.readlink()) for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
 
 
 async def test_every_process_in_turn(house: Callable) -> None:

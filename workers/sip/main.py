@@ -6,8 +6,9 @@ Owns: the loop's life, command ids, the inventory, the heartbeat, how the proces
 Rules
 1. The last MEMORY replies are kept: a command that comes twice is answered twice and done once.
 2. `Leave`: everything still there gets its BYE, and the process is gone LEAVE_S later at the latest.
-   The lifeline's end: the same, within LIFELINE_S.
-3. An inventory part holds PART_CALLS calls at most and stays below PART_BYTES.
+   The lifeline's end: the same, within LIFELINE_S. Control and zygote dead together: it goes without a word.
+3. The sockets are read from `Listen` on, when all dialogs of a predecessor are restored: what came meanwhile waits there.
+4. An inventory part holds PART_CALLS calls at most and stays below PART_BYTES.
 
 Not here: what commands mean -> `calls.py`.
 """
@@ -58,11 +59,13 @@ class _Process:
         self._replies: OrderedDict[int, wire.Done | wire.Failed | None] = OrderedDict()
         self._calls: Calls
         self._grace_s = 0.0
+        self._is_orphaned = False
         self._told: asyncio.Event
+        self._may_serve: asyncio.Event
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
-        self._told = asyncio.Event()
+        self._told, self._may_serve = asyncio.Event(), asyncio.Event()
         self._calls = Calls(self._start, self._outbox.post, self._channel.send)
         transports = self._calls.transports
         await transports.listen(self._instance.sip_sockets, server_context(self._start.tls_cert, self._start.tls_key))
@@ -71,10 +74,13 @@ class _Process:
         loop.add_reader(self._instance.lifeline_fd, self._end, LIFELINE_S)
         self._beat()
         self._read_channel()
+        await self._may_serve.wait()
+        await transports.serve()
         await self._told.wait()
         loop.remove_reader(self._channel.fileno())
         loop.remove_reader(self._instance.lifeline_fd)
-        await self._leave()
+        if not self._is_orphaned:
+            await self._leave()
         transports.close()
         self._channel.flush()
 
@@ -91,6 +97,7 @@ class _Process:
     def _end(self, grace_s: float) -> None:
         self._grace_s = grace_s
         self._told.set()
+        self._may_serve.set()
 
     async def _leave(self) -> None:
         """Give what was sent last the time to be answered: a BYE may need a repetition."""
@@ -109,7 +116,7 @@ class _Process:
         try:
             self._channel.flush()
         except ChannelClosed:
-            self._end(LIFELINE_S)
+            self._orphaned()
         asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
 
     def _read_channel(self) -> None:
@@ -118,8 +125,13 @@ class _Process:
             for message in self._channel.receive():
                 loop.call_soon(self._received, message)  # each by itself: one that fails takes no other along
         except ChannelClosed:
-            # Neither control nor the zygote is left: so is the master's end near, and nobody can be told anything.
-            self._end(LIFELINE_S)
+            self._orphaned()
+
+    def _orphaned(self) -> None:
+        """Neither control nor the zygote is left. While the master lives, the next control restores all dialogs in a new process
+        of ours: no BYE then."""
+        self._is_orphaned = not self._instance.master_is_gone()
+        self._end(LIFELINE_S)
 
     def _received(self, message: wire.ToSip) -> None:
         match message:
@@ -127,6 +139,9 @@ class _Process:
                 self._outbox.acknowledge(message.number)
             case wire.Leave():
                 self._end(LEAVE_S)
+            case wire.Listen():
+                self._may_serve.set()
+                self._channel.send(wire.Done(command_id=message.command_id))
             case wire.Hello():
                 self._send_inventory()
                 self._channel.send(wire.Done(command_id=message.command_id))
@@ -160,4 +175,4 @@ class _Process:
                 part, size = [], 0
             part.append(call)
             size += call_size
-        self._channel.send(wire.SipInventoryPart(calls=tuple(part), last=True))
+        self._channel.send(wire.SipInventoryPart(calls=tuple(part), listens=self._may_serve.is_set(), last=True))

@@ -207,11 +207,10 @@ class Transports:
         self._shared: dict[tuple[str, Address, str], StreamFlow] = {}
         self._connecting: dict[tuple[str, Address, str], asyncio.Task[StreamFlow]] = {}
         self._buffer = bytearray(MAX_MESSAGE_BYTES + 1)
-        self.loop.add_reader(self._epoll.fileno(), self._readable)
         self._sweeper = self.loop.call_later(SWEEP_S, self._sweep)
 
     async def listen(self, sockets: list[tuple[str, socket.socket]], server_tls: ssl.SSLContext | None) -> None:
-        """Serve bound sockets: ("UDP" | "TCP" | "TLS", socket)."""
+        """Take bound sockets: ("UDP" | "TCP" | "TLS", socket). Sending is possible, nothing is read before `serve`."""
         for transport, sock in sockets:
             if transport == "UDP":
                 udp = UdpSocket(sock)
@@ -221,9 +220,15 @@ class Transports:
             else:
                 tls = server_tls if transport == "TLS" else None
                 server = await self.loop.create_server(
-                    lambda transport=transport: StreamFlow(self, transport), sock=sock, ssl=tls
+                    lambda transport=transport: StreamFlow(self, transport), sock=sock, ssl=tls, start_serving=False
                 )
                 self._servers.append(server)
+
+    async def serve(self) -> None:
+        """Read what waits and what comes."""
+        self.loop.add_reader(self._epoll.fileno(), self._readable)
+        for server in self._servers:
+            await server.start_serving()
 
     def udp_flow(self, remote: Address) -> UdpFlow | None:
         """None when there is no socket of that family."""

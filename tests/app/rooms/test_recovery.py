@@ -10,9 +10,11 @@ from shm.messages import (
     CallEnded,
     CallReceived,
     CloseLeg,
+    Credentials,
     Dial,
     Dialog,
     Hangup,
+    Listen,
     MediaChanged,
     MixParticipant,
     OpenLeg,
@@ -146,6 +148,7 @@ async def test_a_fresh_sip_process_gets_the_dialogs_and_the_ringing_end(stage):
     stage.save_dialog(unacknowledged, acknowledged=False)
     stage.quiet()
     restored = list(stage.conference.replay(stage.sip))
+    assert isinstance(restored.pop(), Listen)
     assert all(isinstance(command, RestoreDialog) for command in restored)
     assert [command.dialog.leg_id for command in restored] == [talking, unacknowledged]
     stage.conference.worker_restarted(stage.sip)
@@ -161,10 +164,11 @@ async def test_a_hangup_under_way_is_repeated_in_the_restored_dialog(stage):
     stage.sip.gates[Hangup] = asyncio.Event()
     await stage.delete_leg(leg_id)
     await stage.settle()
-    assert [command.dialog.leg_id for command in stage.conference.replay(stage.sip)] == [leg_id]
+    restored, _listen = stage.conference.replay(stage.sip)
+    assert restored.dialog.leg_id == leg_id
     stage.sip.gates[Hangup].set()
     await stage.settle()
-    assert list(stage.conference.replay(stage.sip)) == []
+    assert list(stage.conference.replay(stage.sip)) == [Listen()]
 
 
 # ---------------------------------------------------------------------------------------------- control restarts
@@ -233,6 +237,27 @@ async def test_what_ended_without_anybody_telling_ends_now(stage, monkeypatch):
         dialled: "invite_failed",
         talking: "server_error",
     }
+
+
+async def test_a_sip_whose_control_died_before_it_had_told_all_is_told(stage, monkeypatch):
+    monkeypatch.setattr(recovery, "SETTLE_S", 0.0)
+    dialled, talking = await stage.dial(), await stage.connected_out()
+    stage.restart()
+    stage.conference.reconcile(stage.sip, [SipInventoryPart(listens=False, last=True)])
+    await asyncio.sleep(0.01)
+    assert [event["leg_id"] for event in stage.events()] == [dialled]
+    restored, listen = stage.sip.of(RestoreDialog, Listen)
+    assert restored.dialog.leg_id == talking
+    assert isinstance(listen, Listen)
+
+
+async def test_dialogs_outlive_sip_and_control_together(stage):
+    leg_id, other = await stage.connected_out(), await stage.connected_out()
+    stage.save_dialog(leg_id, local_cseq=7, auth=Credentials(username="u", password="secret"))
+    stage.conference.legs.hang_up(stage.legs.get(other), "api_hangup")
+    stage.restart()
+    command, _listen = stage.conference.replay(stage.sip)
+    assert (command.dialog.leg_id, command.dialog.local_cseq, command.dialog.auth) == (leg_id, 7, None)
 
 
 async def test_a_call_that_the_ledger_does_not_know(stage, monkeypatch):

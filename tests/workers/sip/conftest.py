@@ -245,7 +245,7 @@ class Control:
                 self.sockets += [("TCP", tcp), ("UDP", udp)]
                 return tcp.getsockname()[1]
 
-    def start(self):
+    def start(self, *, listens=True):
         """Fork a sip process on our sockets, as the zygote does."""
         ours, theirs = channel_pair()
         lifeline_read, self._lifeline_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -260,6 +260,7 @@ class Control:
                 from workers.sip.main import run
 
                 instance = SimpleNamespace(stats=self.stats, lifeline_fd=lifeline_read, sip_sockets=self.sockets)
+                instance.master_is_gone = lambda: True
                 run(instance, Channel(theirs, wire.ToSip), start)
                 status = 0
             except BaseException:  # noqa: BLE001  the outermost frame of a process
@@ -272,6 +273,8 @@ class Control:
         os.close(lifeline_read)
         self.channel = Channel(ours, wire.FromSip)
         asyncio.get_running_loop().add_reader(self.channel.fileno(), self._read)
+        if listens:
+            self.channel.send(wire.Listen(command_id=-1))
         return self
 
     def _read(self):

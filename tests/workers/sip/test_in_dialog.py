@@ -190,6 +190,7 @@ async def test_an_update_that_is_refused_becomes_a_reinvite(make):
     start = wire.SipStart(stats_row=0, bind_ip="127.0.0.1", port=sock.getsockname()[1])
     calls = Calls(start, events.put_nowait, lambda _message: None)
     await calls.transports.listen([("UDP", sock)], None)
+    await calls.transports.serve()
     peer = await make.Peer().open_udp()
     headers = {"Session-Expires": "90", "Supported": "timer"}
     dial = wire.Dial(leg_id="leg", target=f"sip:bob@127.0.0.1:{peer.port}", media=make.LOCAL, headers=headers)
@@ -245,6 +246,20 @@ async def test_a_successor_goes_on(control, peer, scene, make):
     bye = await peer.get("BYE")
     assert bye.cseq[0] == reinvite.cseq[0] + 1
     peer.reply(bye, 200)
+
+
+async def test_what_comes_while_no_process_is_there_waits_for_the_dialogs(control, peer, scene):
+    """A peer that is told 481 would end the call."""
+    invite, ok, leg_id = await scene.answered_in()
+    before = control.last_dialogs[leg_id]
+    control.kill()
+    peer.send(peer.within(invite, ok, "OPTIONS", cseq=2))
+    control.start(listens=False)
+    await control.do(wire.Hello)
+    assert not (await control.event(wire.SipInventoryPart)).listens
+    await control.do(wire.RestoreDialog, dialog=before)
+    await control.do(wire.Listen)
+    await peer.get((200, "OPTIONS"))
 
 
 async def test_a_successor_repeats_the_unacknowledged_answer(control, peer, scene, make):

@@ -153,6 +153,7 @@ async def test_fail_over(resolver, zone, make):
     start = wire.SipStart(stats_row=0, bind_ip="127.0.0.1", port=listening.getsockname()[1])
     calls = Calls(start, events.put_nowait, lambda _message: None, resolver)
     await calls.transports.listen([("UDP", listening)], None)
+    await calls.transports.serve()
     replies = []
     calls.execute(wire.Dial(command_id=1, leg_id="leg", target="sip:x@pool.test", media=make.LOCAL), replies.append)
     assert replies == [wire.Done(command_id=1)]
