@@ -11,6 +11,7 @@ Rules
 Not here: what operations do -> `app/rooms`, `app/legs`; the WebSockets -> `vsi.py`, `room_socket.py`.
 """
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from app.api.operations import Operation, carry_out
 from shm.errors import CallerError, ResourceError
 
 DISCARD_LIMIT_BYTES = 16 * BODY_LIMIT_BYTES
+BODY_WITHIN_S = 30.0  # a body that trickles holds up to a MiB
 RETRY_AFTER_S = 5
 
 Parameters = dict[str, str]  # of the path, by name
@@ -101,12 +103,16 @@ async def _read_body(req: Request) -> bytes:
     declared = req.content_length
     chunks: list[bytes] = []
     size = 0
-    async for chunk in req.stream:
-        size += len(chunk)
-        if size <= BODY_LIMIT_BYTES:
-            chunks.append(chunk)
-        elif size > DISCARD_LIMIT_BYTES:
-            break
+    try:
+        async with asyncio.timeout(BODY_WITHIN_S):
+            async for chunk in req.stream:
+                size += len(chunk)
+                if size <= BODY_LIMIT_BYTES:
+                    chunks.append(chunk)
+                elif size > DISCARD_LIMIT_BYTES:
+                    break
+    except TimeoutError:
+        raise CallerError("the body did not come", 408) from None
     if size > BODY_LIMIT_BYTES:
         raise CallerError("body too large", 413)
     if declared and size < declared:  # the caller hung up: half a body must not pass for an empty one

@@ -136,6 +136,11 @@ class Protocol(protocol.ASGIProtocol):  # type: ignore[misc]
     _behind_request = b""
     _closed: bool
 
+    def connection_made(self, transport: Any) -> None:
+        """Who has not sent a whole head within `keepalive` is cut off. (gunicorn waits for ever for the first one.)"""
+        super().connection_made(transport)
+        self._arm_keepalive_timer()
+
     def _is_websocket_upgrade(self, request: Any) -> bool:
         if not super()._is_websocket_upgrade(request):
             return False

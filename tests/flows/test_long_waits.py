@@ -1,4 +1,4 @@
-"""What takes half a minute and more, all at once: the timers that end a call whose other side says nothing.
+"""What takes half a minute and more, all at once: the timers that end a call, or a request, whose other side says nothing.
 
 All stories wait beside each other on one server; `scripts/check` lets the whole test wait beside the unit tests.
 """
@@ -22,6 +22,7 @@ SIP_GIVES_UP_S = 32.0  # 64 * T1: Timers B and H, and the wait for an ACK
 RTP_TIMEOUT_S = 30.0
 SESSION_S = 90.0  # the shortest that RFC 4028 allows
 SESSION_ENDS_S = SESSION_S + 32.0
+BODY_WITHIN_S, HEAD_WITHIN_S = 30.0, 75.0
 STORY_S = 140.0
 
 
@@ -122,7 +123,25 @@ async def we_refresh(stage: Stage) -> None:
     assert (await call.hang_up()).status == 200
 
 
+async def a_request_never_becomes_whole(stage: Stage) -> None:
+    """Not even a byte, half a head, half a body: each is cut off, and the body's sender is told."""
+    line = b"POST /v1/rooms HTTP/1.1\r\nHost: x\r\n"
+    begun = (b"", line, line + b"Content-Length: 100\r\n\r\n{")
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    ends = [await asyncio.open_connection("127.0.0.1", stage.server.http_port) for _ in begun]
+    for data, (_, writer) in zip(begun, ends, strict=True):
+        writer.write(data)
+    assert (await ends[2][0].readline()).startswith(b"HTTP/1.1 408 ")
+    assert BODY_WITHIN_S - 2 < loop.time() - began_s < BODY_WITHIN_S + 5
+    for reader, writer in ends:
+        await asyncio.wait_for(reader.read(), STORY_S)
+        writer.close()
+    assert loop.time() - began_s < HEAD_WITHIN_S + 10
+
+
 STORIES: tuple[Callable[[Stage], Awaitable[None]], ...] = (
+    a_request_never_becomes_whole,
     a_phone_falls_silent,
     a_held_phone_may_be_silent,
     nobody_answers_an_invite,
