@@ -149,6 +149,21 @@ async def test_a_leg_recording_follows_its_leg_and_ends_with_it(
     assert sum(level_db(window, rate_hz, 400) > HEARD_DB for window in windows) >= 2, "what was played to it"
 
 
+async def test_a_leg_recording_is_whole_when_the_room_is_deleted(
+    rest: Rest, vsi: Vsi, folder: Path, phones: Phones
+) -> None:
+    (alice_id, _), _ = await phones.meeting(rest, "gone", (440, 660))
+    path = (await rest.post(f"/legs/{alice_id}/record"))["file"]
+    await asyncio.sleep(1)  # the length of what is recorded
+    await rest.delete("/rooms/gone")
+    finished = await vsi.wait("recording.finished", leg_id=alice_id)
+    await vsi.wait("leg.disconnected", leg_id=alice_id)
+    assert vsi.of(leg_id=alice_id)[-2:] == ["recording.finished", "leg.disconnected"]
+    assert finished["file"] == path
+    samples, rate_hz = read(path)
+    assert heard_in(samples[-3200:, 1], rate_hz) == {660}
+
+
 async def test_names_of_files(rest: Rest, vsi: Vsi, folder: Path, phones: Phones) -> None:
     alice_id, _ = await phones.dialled(rest, fields={"room_id": "n"})
     leg, room = f"/legs/{alice_id}/record", "/rooms/n/record"
