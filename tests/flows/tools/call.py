@@ -101,6 +101,10 @@ class Call:
         except TimeoutError:
             raise AssertionError(f"the call of {self.phone.name} did not end within {within_s} s") from None
 
+    @property
+    def has_ended(self) -> bool:
+        return self._ended.done()
+
     def _end(self, how: str) -> None:
         self.media.stop()
         if not self._ended.done():
