@@ -29,7 +29,6 @@ UNBUILT_PROVIDERS = ("azure", "deepgram_flux")
 LOCAL_PROVIDERS = ("elevenlabs", "local")  # the default, and what stands in for it without a key
 POLLY_ENGINES = ("", "standard", "neural", "long-form", "generative")
 FILE_NAME_LIMIT_BYTES = 128
-REQUEST_LIMIT_BYTES = 60_000  # of speech and transcription: a request travels to its vendor's process in one message
 
 Variables = dict[str, str | int | float | bool]
 
@@ -125,11 +124,6 @@ def check_play(request: Play) -> str:
     return full_tone_name(request.tone) if request.tone else ""
 
 
-def _check_length(request: Speak | Transcribe) -> None:
-    if len(msgspec.msgpack.encode(request)) > REQUEST_LIMIT_BYTES:
-        raise CallerError(f"the request is too long: at most {REQUEST_LIMIT_BYTES} bytes")
-
-
 def check_volume(volume: int) -> None:
     if abs(volume) > VOLUME_LIMIT:
         raise CallerError(f"volume: from -{VOLUME_LIMIT} to {VOLUME_LIMIT}")
@@ -182,7 +176,6 @@ def check_speech(request: Speak, key: str) -> None:
         raise CallerError("text is required")
     if not request.voice.strip():
         raise CallerError("voice is required")
-    _check_length(request)
     if request.provider == "aws":
         if request.model_id not in POLLY_ENGINES:
             raise CallerError(f"model_id: one of {', '.join(POLLY_ENGINES[1:])}")
@@ -209,7 +202,6 @@ def file_name_of(text: str) -> str:
 
 def check_transcription(request: Transcribe) -> None:
     """The ranges of rooms.md B2."""
-    _check_length(request)
     for name in ("endpointing", "utterance_end_ms"):
         value = getattr(request, name)
         if value is not None and value < 0:

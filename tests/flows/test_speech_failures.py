@@ -38,7 +38,7 @@ REFUSALS = [  # each is wrong in everything that is checked later, too (rooms.md
     (400, "rooms/empty", {"api_key": KEY, "text": "a", "voice": " ", "volume": 9}, "voice"),
     (400, "rooms/empty", {"provider": "aws", **GOOD, "model_id": "psychic"}, "model_id"),
     (400, "rooms/empty", {"provider": "aws", **GOOD, "api_key": "no colon"}, "ACCESS:SECRET"),
-    (400, "rooms/empty", {**GOOD, "text": "long " * 13_000, "volume": 9}, "too long"),
+    (413, "rooms/empty", {**GOOD, "text": "long " * 13_000, "volume": 9}, "too large"),
     (400, "rooms/empty", {**GOOD, "volume": 9}, "volume"),
     (400, "rooms/empty", {**GOOD, "volume": -9}, "volume"),
     (409, "rooms/empty", GOOD, "no participants"),

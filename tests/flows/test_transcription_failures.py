@@ -31,7 +31,7 @@ REFUSALS = [  # each is wrong in everything that is checked later, too (rooms.md
     (503, "rooms/none", {"provider": "deepgram", "endpointing": -1}, "no deepgram API key provided"),
     (400, "rooms/none", {**DEEPGRAM, "endpointing": -1}, "endpointing"),
     (400, "legs/none", {**DEEPGRAM, "utterance_end_ms": -1}, "utterance_end_ms"),
-    (400, "rooms/none", {**DEEPGRAM, "keyterms": ["long " * 13_000]}, "too long"),
+    (413, "rooms/none", {**DEEPGRAM, "keyterms": ["long " * 13_000]}, "too large"),
     (404, "rooms/none", DEEPGRAM, "room not found"),
     (404, "legs/none", DEEPGRAM, "leg not found"),
     (409, "rooms/empty", DEEPGRAM, "no participants"),
