@@ -17,11 +17,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from shm.clock import PHASES
 from shm.messages import Dialog, LocalMedia, Media, OfferedCodec, Row
 
 LegType = Literal["sip_inbound", "sip_outbound"]
 State = Literal["ringing", "early_media", "connected", "held", "hung_up"]
 HIDDEN_HEADER = "x-webhook-secret"
+LAST_PHASE = PHASES - 1
 
 
 class AudioPath(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -96,6 +98,11 @@ class Leg:
     def is_unanswered_inbound(self) -> bool:
         facts = self.facts
         return facts.type == "sip_inbound" and not facts.is_answered and facts.connected_ns == 0
+
+    @property
+    def reading_phase(self) -> int:
+        """With whose mix all that the leg says in a tick is in its row: which phase a leg in no room has is known to rtp alone."""
+        return LAST_PHASE if self.phase is None else self.phase
 
     @property
     def local_media(self) -> LocalMedia:

@@ -133,7 +133,7 @@ class Transcriptions:
 
     def _listen_to_leg(self, facts: TranscriptionFacts, leg: Leg) -> None:
         if leg.facts.path is not None:
-            self._listen(facts, leg.facts.id, leg.facts.path.row, leg.phase or 0, leg.facts.app_id)
+            self._listen(facts, leg.facts.id, leg.facts.path.row, leg.reading_phase, leg.facts.app_id)
 
     def _listen(self, facts: TranscriptionFacts, participant_id: str, row: Row, phase: int, app_id: str) -> None:
         session = SessionFacts(
@@ -187,7 +187,7 @@ class Transcriptions:
         if own is not None and leg_id in own.sessions and leg.facts.path is not None:
             session = own.sessions[leg_id]
             command = MoveTap(
-                session_id=session.id, row=leg.facts.path.row, phase=leg.phase or 0, at_tick=leg.moved_at_tick
+                session_id=session.id, row=leg.facts.path.row, phase=leg.reading_phase, at_tick=leg.moved_at_tick
             )
             self._venues.spawn(self._move(session, command))
 
