@@ -45,6 +45,10 @@ class Stage:
         await self.vsi.wait("leg.connected", leg_id=leg_id)
         return leg_id, call
 
+    async def hangs_up(self, leg_id: str, call: Call) -> None:
+        assert (await call.hang_up()).status == 200
+        await self.vsi.wait("leg.disconnected", leg_id=leg_id)
+
     async def ends(self, leg_id: str, reason: str, *, after_s: float) -> None:
         """The leg ends for that reason, so long from now."""
         loop = asyncio.get_running_loop()
@@ -69,7 +73,7 @@ async def a_held_phone_may_be_silent(stage: Stage) -> None:
     assert (await stage.rest.leg(leg_id))["state"] == "held"
     await stage.rest.delete(f"/legs/{leg_id}/hold", expect=202)
     await stage.vsi.wait("leg.unhold", leg_id=leg_id)
-    assert (await call.hang_up()).status == 200
+    await stage.hangs_up(leg_id, call)
 
 
 async def nobody_answers_an_invite(stage: Stage) -> None:
@@ -120,7 +124,7 @@ async def we_refresh(stage: Stage) -> None:
         )
         assert (await stage.rest.leg(leg_id))["state"] == "connected", f"after refresh {number}"
     await asyncio.sleep(SESSION_ENDS_S - SESSION_S)  # beyond the end of the first session
-    assert (await call.hang_up()).status == 200
+    await stage.hangs_up(leg_id, call)
 
 
 async def a_request_never_becomes_whole(stage: Stage) -> None:
