@@ -49,7 +49,7 @@ def last_reply(status: int, headers: dict[str, str], body: bytes) -> bytes:
     return "\r\n".join(lines).encode("latin-1") + body
 
 
-class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
+class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]  # gunicorn has no types
     _denied: bool
     accepted: bool
 
@@ -128,7 +128,7 @@ class Connection(websocket.WebSocketProtocol):  # type: ignore[misc]
         self.transport.abort()
 
 
-class Protocol(protocol.ASGIProtocol):  # type: ignore[misc]
+class Protocol(protocol.ASGIProtocol):  # type: ignore[misc]  # gunicorn has no types
     """One HTTP connection."""
 
     encode_error: Callable[[str], bytes]  # set by `install`

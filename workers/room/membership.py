@@ -61,7 +61,7 @@ class Group:
 
     `sources` and `taps` are None where nothing is played or recorded: a tick then costs nothing for them.
     `rx_at`, `tx_at`: (legs,) where each row's slots begin in the bank's flat arrays; `total_at`, `own_at`: the same for the rows
-    that the plan writes. `routed_slots`: bit s is set once slot s says whom each leg hears by this plan.
+    that the plan writes. `small` does the tick where legs and playbacks are few, else None.
     """
 
     talkers: Indices  # of the plan
